@@ -1,0 +1,35 @@
+# make demo    set up what is missing and embed a few hundred real proteins   (MODEL=esm2_t6_8M_UR50D for real weights)
+# make test    set up what is missing and run all tests
+# make setup   only set up: .venv from locked requirements, Nextflow
+# make lock    renew the locked requirements after a change of containers/requirements/*.in (needs uv)
+
+PYTHON  ?= python3
+MODEL   ?= random:esm2_t6_8M_UR50D
+OUTDIR  ?= results/demo
+TESTS   ?= tests
+LOCK    := containers/requirements/dev.txt
+STAMP   := .venv/.complete
+
+.PHONY: setup demo test lock
+
+setup: $(STAMP)
+	@tools/nextflow -version > /dev/null
+
+$(STAMP): $(LOCK)
+	@command -v $(PYTHON) > /dev/null || { echo "Python is missing (3.10 or newer). Install it: apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$$($(PYTHON) -V) is too old, 3.10 or newer is needed; name another: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "Python's venv module is missing. Install it: apt-get install python3-venv"; exit 1; }
+	@echo "filling .venv from $(LOCK), once (torch with CUDA is some 5 GB)"
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	@touch $@
+
+demo: setup
+	@tools/nextflow run main.nf -profile demo,venv --model '$(MODEL)' --outdir '$(OUTDIR)' -resume
+
+test: setup
+	@.venv/bin/python -m pytest $(TESTS)
+
+lock:
+	cd containers/requirements && for name in tools embed dev; do \
+	    uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade $$name.in -o $$name.txt; done

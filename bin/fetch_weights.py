@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Make the weights folder: from a local .pt file, by downloading a model of fair-esm once, or with random numbers.
+
+Writes weights/model.pt, weights/regression.pt (when there is one) and weights/weights.json.
+"""
+
+import os
+import shutil
+import sys
+import urllib.error
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from protembed.anchor import folder_of
+from protembed.atomic import replacing
+from protembed.cli import log, run
+from protembed.errors import BadWeights, Transient
+from protembed.weights import RANDOM, Description, describe, random_esm2, save_esm2, shape_of
+
+URL = "https://dl.fbaipublicfiles.com/fair-esm"  # where esm/pretrained.py downloads from
+
+
+@dataclass(frozen=True)
+class Options:
+    model: str = field(metadata=dict(args=["model"], help="a name of fair-esm's (esm2_t33_650M_UR50D), random:NAME, or a path that ends in .pt"))
+    outdir: str = field(default="weights", metadata=dict(help="the weights folder (default: weights)"))
+    anchor: str = field(default="", metadata=dict(help="anchor file in the folder that keeps downloads; none: beside the weights folder"))
+    url: str = field(default=URL, metadata=dict(help=f"where models/ and regression/ lie (default: {URL})"))
+    file: str = field(default="", metadata=dict(help="the local .pt file under another name, when it was staged (default: MODEL itself)"))
+
+
+def main(options: Options) -> None:
+    outdir = Path(options.outdir)
+    outdir.mkdir(parents=True, exist_ok=True)
+    if options.model.endswith(".pt"):
+        description = use_local_file(options, outdir)
+    elif options.model.startswith(RANDOM):
+        description = make_random(options.model, outdir)
+    else:
+        description = use_download(options, outdir)
+    description.write(outdir)
+    log.info("%s: %d layers, width %d, sha256 %s", description.model, description.layers, description.width, description.sha256)
+
+
+def use_local_file(options: Options, outdir: Path) -> Description:
+    """Take the file, and its regression if fair-esm's name for it stands beside."""
+    source = Path(options.file or options.model)
+    description = describe(source, Path(options.model).name, options.model)
+    share(source, outdir / "model.pt")
+    real = Path(os.path.realpath(source))
+    regression = real.with_name(real.stem + "-contact-regression.pt")
+    if regression.is_file():
+        share(regression, outdir / "regression.pt")
+    return description
+
+
+def make_random(model: str, outdir: Path) -> Description:
+    """Real architecture, drawn weights."""
+    esm2 = random_esm2(shape_of(model[len(RANDOM) :]))
+    with replacing(outdir / "model.pt") as temporary:
+        save_esm2(esm2, temporary)
+    return describe(outdir / "model.pt", model, "random numbers, seed 0")
+
+
+def use_download(options: Options, outdir: Path) -> Description:
+    """Download model and regression unless they are kept from an earlier time."""
+    shape = shape_of(options.model)
+    keep = folder_of(Path(options.anchor)) if options.anchor else outdir.parent
+    model = download(f"{options.url}/models/{options.model}.pt", keep)
+    regression = download(f"{options.url}/regression/{options.model}-contact-regression.pt", keep)
+    description = describe(model, options.model, f"{options.url}/models/{options.model}.pt")
+    if (description.layers, description.width, description.heads) != shape:
+        raise BadWeights(f"{model} has {description.layers} layers of width {description.width}; {options.model} has {shape.layers} of {shape.width}")
+    share(model, outdir / "model.pt")
+    share(regression, outdir / "regression.pt")
+    return description
+
+
+def download(url: str, folder: Path) -> Path:
+    """The file behind `url` in `folder`, whole; downloaded only if it is not there yet."""
+    target = folder / url.rpartition("/")[2]
+    if target.is_file():
+        log.info("using %s", target)
+        return target
+    log.info("downloading %s", url)
+    try:
+        with replacing(target) as temporary:
+            torch.hub.download_url_to_file(url, str(temporary), progress=sys.stderr.isatty())
+    except urllib.error.HTTPError as error:
+        raise BadWeights(f"{url} cannot be downloaded: {error}") from error
+    except OSError as error:  # URLError is one: no network, no space
+        raise Transient(f"{url} cannot be downloaded: {error}; on a machine without internet give --model a .pt file") from error
+    return target
+
+
+def share(source: Path, target: Path) -> None:
+    """The same file under another name without a second copy where the file system can; a symbolic link would not be
+    mounted in a container."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+if __name__ == "__main__":
+    sys.exit(run(Options, main))

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Put the vectors of all chunks into one embeddings.h5 in the order of the input, and account for every record.
+
+Every chunk file is verified before it is used: finished, undamaged, of one identity, holding the sequences of its name.
+Writes embeddings.h5, ledger.tsv and summary.json; then removes the checkpoints of the chunks that went in.
+"""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import groupby, islice, zip_longest
+from operator import attrgetter
+from pathlib import Path
+from typing import IO, Dict, Iterable, Iterator, List, NamedTuple
+
+import numpy as np
+
+from protembed import __version__
+from protembed.anchor import folder_of
+from protembed.atomic import replacing, write_text
+from protembed.chunk_file import ChunkFile, open_chunk_file
+from protembed.chunking import NOTHING, RecordRow, read_records
+from protembed.cli import log, run
+from protembed.errors import ForeignFile, Incomplete
+from protembed.identity import differences
+from protembed.layout import Flag, batch_path, is_per_residue, vector_names
+from protembed.store import EmbeddingsWriter, RecordBlock, creating_embeddings
+
+RECORDS_PER_BLOCK = {False: 4096, True: 64}  # True: with a vector per residue
+MOST_SHOWN = 20
+LEDGER_HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\n"
+
+
+@dataclass(frozen=True)
+class Options:
+    chunks: List[str] = field(metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files, in any order"))
+    records: str = field(metadata=dict(help="records.tsv written by split_fasta.py"))
+    weights: str = field(metadata=dict(help="weights.json written by fetch_weights.py"))
+    outdir: str = field(default=".", metadata=dict(help="where embeddings.h5, ledger.tsv and summary.json go (default: .)"))
+    anchor: str = field(default="", metadata=dict(help="anchor file in the checkpoint folder; none: checkpoints are left alone"))
+    store_dtype: str = field(default="float32", metadata=dict(choices=["float32", "float16"], help="of the vectors in the file (default: float32)"))
+    on_failure: str = field(default="error", metadata=dict(choices=["error", "skip"], help="records without vectors: exit 69, or go on (default: error)"))
+    keep_checkpoints: bool = field(default=False, metadata=dict(help="do not remove the checkpoints of merged chunks"))
+    code_digest: str = field(default="", metadata=dict(help="digest of the pipeline's code, stored as an attribute"))
+    run_command: str = field(default="", metadata=dict(help="the user's command, stored as an attribute"))
+
+
+class Outcome(NamedTuple):
+    """What became of one record."""
+
+    record: RecordRow
+    status: str  # embedded, duplicate, skipped or failed
+    flags: Flag
+    reason: str
+
+    @property
+    def has_vector(self) -> bool:
+        return self.status in ("embedded", "duplicate")
+
+
+class MergedChunks:
+    """The verified chunk files of one run, by name."""
+
+    def __init__(self, files: Iterable[ChunkFile]):
+        self.by_name = {file.chunk: file for file in files}
+        if not self.by_name:
+            raise Incomplete("no chunk was embedded; see the messages of the EMBED_CHUNK tasks above")
+        self.identity = next(iter(self.by_name.values())).identity
+        for file in self.by_name.values():
+            if file.identity != self.identity:
+                raise ForeignFile(f"{file.chunk} was made by another recipe: {'; '.join(differences(self.identity, file.identity))}")
+        self.names = vector_names(self.identity.repr_layers, self.identity.include)
+
+    def outcome(self, record: RecordRow) -> Outcome:
+        """Look one record up in its chunk."""
+        if record.chunk == NOTHING:
+            return Outcome(record, "skipped", record.flags, record.note)
+        file = self.by_name.get(record.chunk)
+        if file is None:
+            return Outcome(record, "failed", record.flags, f"{record.chunk} is missing")
+        if record.row in file.failed:
+            return Outcome(record, "failed", record.flags, file.failed[record.row])
+        if file.digests[record.row].tobytes().hex() != record.sha256:
+            return Outcome(record, "failed", record.flags, f"row {record.row} of {record.chunk} holds another sequence")
+        flags = record.flags | Flag(int(file.flags[record.row]))
+        cut = f"first {self.residues(record)} residues" if flags & Flag.TRUNCATED else ""
+        status = "duplicate" if flags & Flag.DUPLICATE else "embedded"
+        return Outcome(record, status, flags, "; ".join(filter(None, [record.note, cut])))
+
+    def residues(self, record: RecordRow) -> int:
+        """How many residues of a record are embedded."""
+        offsets = self.by_name[record.chunk].offsets
+        return int(offsets[record.row + 1] - offsets[record.row])
+
+    def block(self, outcomes: List[Outcome]) -> RecordBlock:
+        """Gather the vectors of some consecutive records that have them."""
+        records = [outcome.record for outcome in outcomes]
+        runs = [(name, np.array([record.row for record in run])) for name, run in groupby(records, key=attrgetter("chunk"))]
+        return RecordBlock(
+            ids=[record.id for record in records],
+            lengths=np.array([record.residues for record in records], np.int32),
+            flags=np.array([int(outcome.flags) for outcome in outcomes], np.uint8),
+            digests=np.concatenate([self.by_name[name].digests[rows] for name, rows in runs]),
+            residues=np.array([self.residues(record) for record in records], np.int64),
+            vectors={name: np.concatenate([self.by_name[chunk].vectors(name, rows) for chunk, rows in runs]) for name in self.names},
+        )
+
+
+class Totals(NamedTuple):
+    """What a first pass over the records tells."""
+
+    counts: Counter  # status -> records; `records` is their sum
+    flags: Counter  # flag name -> records
+    embedded_residues: int
+
+
+def count(outcomes: Iterable[Outcome], chunks: MergedChunks, on_failure: str) -> Totals:
+    """Count statuses and flags; Incomplete when a record has no vector that should have one."""
+    counts, flags = Counter(records=0), Counter({flag.name.lower(): 0 for flag in Flag})
+    residues, missing = 0, []
+    for outcome in outcomes:
+        counts.update(["records", outcome.status])
+        flags.update(flag.name.lower() for flag in Flag if flag & outcome.flags)
+        residues += chunks.residues(outcome.record) if outcome.has_vector else 0
+        if outcome.status == "failed" and len(missing) < MOST_SHOWN:
+            missing.append(f"{outcome.record.id}: {outcome.reason}")
+    if missing and (on_failure == "error" or any(reason.endswith("is missing") for reason in missing)):
+        raise Incomplete("\n".join([f"{counts['failed']} of {counts['records']} records have no vector; resume to try them again:", *missing]))
+    return Totals(counts, flags, residues)
+
+
+def write_all(writer: EmbeddingsWriter, outcomes: Iterable[Outcome], chunks: MergedChunks, ledger: IO[str]) -> None:
+    """Stream vectors and ledger lines, a block of records at a time."""
+    size = RECORDS_PER_BLOCK[any(map(is_per_residue, chunks.names))]
+    ledger.write(LEDGER_HEADER)
+    outcomes, row = iter(outcomes), 0
+    while some := list(islice(outcomes, size)):
+        for outcome in some:
+            record = outcome.record
+            place = row if outcome.has_vector else "-"
+            status = outcome.status if outcome.has_vector else "skipped"
+            ledger.write(f"{record.id}\t{status}\t{place}\t{record.residues}\t{int(outcome.flags)}\t{record.sha256}\t{outcome.reason}\n")
+            row += outcome.has_vector
+        embedded = [outcome for outcome in some if outcome.has_vector]
+        if embedded:
+            writer.append(chunks.block(embedded))
+
+
+def check_coverage(writer: EmbeddingsWriter, outcomes: Iterable[Outcome]) -> None:
+    """Compare ids and digests of the file, read back, with the records, one by one and in order."""
+    expected = ((outcome.record.id, bytes.fromhex(outcome.record.sha256)) for outcome in outcomes if outcome.has_vector)
+    for row, (wanted, found) in enumerate(zip_longest(expected, writer.written())):
+        if wanted != found:
+            raise Incomplete(f"row {row} of embeddings.h5 is {found and found[0]}, but {wanted and wanted[0]} belongs there")
+
+
+def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Dict[str, object]:
+    """What embeddings.h5 says of its origin."""
+    weights = json.loads(Path(options.weights).read_text(encoding="utf-8"))
+    identity, counts = chunks.identity, totals.counts
+    provenances = [file.provenance for file in chunks.by_name.values()]
+    together = {key: ", ".join(sorted({provenance[key] for provenance in provenances})) for key in provenances[0]}
+    n_embedded = counts["embedded"] + counts["duplicate"]
+    return dict(
+        model=weights["model"], random_weights=int(weights["random"]), weights_sha256=identity.weights_sha256, identity=identity.digest,
+        repr_layers=list(identity.repr_layers), include=list(identity.include), compute_dtype=identity.compute_dtype,
+        store_dtype=options.store_dtype, long_sequences=identity.long_sequences, max_residues=identity.max_residues,
+        pipeline_version=__version__, code_digest=options.code_digest, torch=together["torch"], device=together["device"],
+        command=options.run_command, created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        n_records=counts["records"], n_embedded=n_embedded, n_skipped=counts["records"] - n_embedded,
+    )
+
+
+def main(options: Options) -> None:
+    outdir = Path(options.outdir)
+    outdir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        chunks = MergedChunks(stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks))
+
+        def outcomes() -> Iterator[Outcome]:
+            return map(chunks.outcome, read_records(Path(options.records)))
+
+        totals = count(outcomes(), chunks, options.on_failure)
+        attributes = run_attributes(chunks, totals, options)
+        widths = {name: next(iter(chunks.by_name.values())).width(name) for name in chunks.names}
+        ledger = stack.enter_context(open(stack.enter_context(replacing(outdir / "ledger.tsv")), "w", encoding="utf-8"))
+        with creating_embeddings(outdir / "embeddings.h5", attributes["n_embedded"], totals.embedded_residues, widths, options.store_dtype) as writer:
+            write_all(writer, outcomes(), chunks, ledger)
+            check_coverage(writer, outcomes())
+            writer.finish(attributes)
+    write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags), indent=2) + "\n")
+    if options.anchor and not options.keep_checkpoints:
+        for name in chunks.by_name:
+            remove_checkpoint(folder_of(Path(options.anchor)), chunks.identity.digest, name)
+    log.info("embeddings.h5: %(n_embedded)d of %(n_records)d records, model %(model)s", attributes)
+
+
+def remove_checkpoint(root: Path, identity: str, chunk: str) -> None:
+    """Remove what a merged chunk does not need any more, and the identity's folder with its last chunk."""
+    folder = batch_path(root, identity, chunk, 0).parent
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # other chunks are still there
+        folder.parent.rmdir()
+
+
+if __name__ == "__main__":
+    sys.exit(run(Options, main))

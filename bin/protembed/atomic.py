@@ -1,0 +1,107 @@
+"""Files that are complete under their final name or absent, whatever kills the process or the machine.
+
+Two ways to create one:
+  replacing(path)         the last writer wins: results of a task (rename over whatever is there)
+  create_exclusive(path)  the first writer wins: checkpoints (a name that is taken stays as it is)
+Both write under a unique temporary name in the same folder, fsync the file, give it its name, and fsync the folder.
+This is the only module of the project that renames, links or fsyncs.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Callable, Iterator
+
+# File systems without hard links (FAT, most FUSE object stores) answer link(2) with one of these.
+NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+BLOCK = 1 << 20
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other writer uses; it tells host and process, so that a leftover has an owner."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file's bytes, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; when the block ends well, `path` durably holds what was written to it.
+
+    When the block raises, the temporary file is removed and `path` is untouched.
+    """
+    path = Path(path)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        fsync_path(temporary)
+        os.replace(temporary, path)
+        fsync_path(path.parent)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Durably replace `path` by `text` (utf-8)."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def create_exclusive(path: Path, write: Callable[[Path], None]) -> None:
+    """Durably create `path` with what `write(temporary_path)` puts there; FileExistsError when the name is taken."""
+    path = Path(path)
+    temporary = temporary_name(path)
+    try:
+        write(temporary)
+        fsync_path(temporary)
+        _link_or_copy(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    fsync_path(path.parent)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        # Not atomic: a kill leaves a torn file under the final name. Readers must not trust a file without its marker.
+        with open(source, "rb") as reader, open(target, "xb") as writer:
+            while block := reader.read(BLOCK):
+                writer.write(block)
+            writer.flush()
+            os.fsync(writer.fileno())
+
+
+def set_aside(path: Path) -> None:
+    """Move a file that cannot be trusted to set_aside/ beside it, for a person to look at; another may have done so."""
+    folder = path.parent / "set_aside"
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, folder / f"{path.name}.{secrets.token_hex(4)}")
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

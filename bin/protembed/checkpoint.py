@@ -1,0 +1,174 @@
+"""Which rows of a chunk are done, and their vectors. Crash-only: there is no state but files that are whole or absent.
+
+    <root>/<identity>/<chunk>/batch_00000.pt        rows and their vectors
+    <root>/<identity>/<chunk>/batch_00000.pt.done   "<sha256>  batch_00000.pt", written after the data is durable
+
+A row counts as done when its batch has a marker and the marker's digest matches. The set of such pairs is the manifest.
+Several writers may share a folder (an orphaned task and its successor): names are never overwritten and numbers never
+reused, and either writer's vectors for a row are good, because chunk and identity are in the path and in the file.
+A batch without a marker may belong to a writer that is still alive: it is left where it is and counts for nothing.
+A batch whose marker does not match, or that holds something else, is rotten: it is moved to set_aside/ and computed again.
+"""
+
+import hashlib
+import io
+import re
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+
+import torch
+
+from protembed.atomic import create_exclusive, set_aside, sha256_of_file
+from protembed.errors import Transient
+from protembed.layout import batch_path, is_per_residue, marker_of
+
+FORMAT = "protembed-batch 1"
+MOST_BYTES_WAITING = 1 << 30  # vectors held for the next commit, at most
+_NUMBER = re.compile(r"batch_(\d+)\.pt(\.done)?$")
+
+
+class Batch(NamedTuple):
+    """Vectors of some rows. Tensors on the CPU; row i of `rows` owns row i of mean and bos, and the next `residues[i]` of per_tok."""
+
+    rows: torch.Tensor  # (P,) int64, row numbers of the chunk
+    flags: torch.Tensor  # (P,) uint8, layout.Flag
+    residues: torch.Tensor  # (P,) int64, residues that were embedded
+    vectors: Dict[str, torch.Tensor]  # by layout.vector_name; fp32
+
+    @property
+    def nbytes(self) -> int:
+        return sum(vector.nbytes for vector in self.vectors.values())
+
+    def of_rows(self, keep: Sequence[bool]) -> "Batch":
+        """Only the rows for which `keep` is true."""
+        keep = torch.as_tensor(keep)
+        per_residue = keep.repeat_interleave(self.residues)
+        vectors = {name: part[per_residue if is_per_residue(name) else keep] for name, part in self.vectors.items()}
+        return Batch(self.rows[keep], self.flags[keep], self.residues[keep], vectors)
+
+    @classmethod
+    def joined(cls, parts: List["Batch"]) -> "Batch":
+        """Several batches laid end to end."""
+        vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
+        return cls(*(torch.cat(column) for column in zip(*(part[:3] for part in parts))), vectors)
+
+
+class ChunkCheckpoint:
+    """The batches of one chunk under one identity."""
+
+    def __init__(self, root: Path, identity: str, chunk: str, row_count: int):
+        self.root, self.identity, self.chunk, self.row_count = Path(root), identity, chunk, row_count
+        self.folder = batch_path(root, identity, chunk, 0).parent
+        self.rotten: List[str] = []  # what was set aside, with reasons
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Transient(f"checkpoint folder {self.folder} cannot be made: {error}") from error
+
+    def good_batches(self) -> Dict[Path, List[int]]:
+        """Path -> rows it provides, in order of number; a row that two batches hold belongs to the first."""
+        provided: Dict[Path, List[int]] = {}
+        seen: set = set()
+        for marker in sorted(self.folder.glob("batch_*.pt.done")):
+            path = marker.with_name(marker.name[: -len(".done")])
+            batch = self.load(path)
+            if batch is not None:
+                provided[path] = [row for row in batch.rows.tolist() if row not in seen]
+                seen.update(provided[path])
+        return provided
+
+    def load(self, path: Path) -> Optional[Batch]:
+        """Read one batch, trusting nothing; None when it does not count. Executes no code found in the file."""
+        try:
+            expected = marker_of(path).read_text(encoding="ascii", errors="replace").split()
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        fault, batch = self._judge(expected, content)
+        if fault:
+            self._set_aside(path, fault)
+        return batch
+
+    def _judge(self, expected: List[str], content: bytes) -> "tuple[str, Optional[Batch]]":
+        if not expected or hashlib.sha256(content).hexdigest() != expected[0]:
+            return "its digest is not the marker's", None
+        try:
+            stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if (stored["format"], stored["identity"], stored["chunk"]) != (FORMAT, self.identity, self.chunk):
+                return "it belongs to another run", None
+            batch = Batch(stored["rows"], stored["flags"], stored["residues"], stored["vectors"])
+            if len(batch.rows) and not 0 <= int(batch.rows.min()) <= int(batch.rows.max()) < self.row_count:
+                return "it holds rows that the chunk does not have", None
+        except Exception as error:  # whatever a hostile or foreign file makes the loader raise
+            return f"it cannot be loaded ({type(error).__name__})", None
+        return "", batch
+
+    def _set_aside(self, path: Path, fault: str) -> None:
+        self.rotten.append(f"{path.name}: {fault}")
+        for part in (marker_of(path), path):  # the marker first: a kill in between leaves a batch that does not count
+            set_aside(part)
+
+    def commit(self, batch: Batch) -> Path:
+        """Make a batch durable and return its path: a kill after this loses none of its rows."""
+        stored = dict(batch._asdict(), format=FORMAT, identity=self.identity, chunk=self.chunk)
+        try:
+            path = self._create_numbered(lambda temporary: torch.save(stored, temporary))
+            line = f"{sha256_of_file(path)}  {path.name}\n"
+            create_exclusive(marker_of(path), lambda temporary: temporary.write_text(line, encoding="ascii"))
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise Transient(f"checkpoint in {self.folder} cannot be written: {error}") from error
+        return path
+
+    def _create_numbered(self, write: Callable[[Path], None]) -> Path:
+        taken = [int(match[1]) for match in map(_NUMBER.search, (path.name for path in self.folder.iterdir())) if match]
+        number = max(taken, default=-1) + 1
+        while True:
+            path = batch_path(self.root, self.identity, self.chunk, number)
+            try:
+                create_exclusive(path, write)
+                return path
+            except FileExistsError:
+                number += 1
+
+
+class BackgroundCommitter:
+    """Collects batches and commits them every so many seconds on a thread, never more than one commit behind."""
+
+    def __init__(self, commit: Callable[[Batch], object], seconds: float):
+        self._commit, self._seconds = commit, seconds
+        self._waiting: List[Batch] = []
+        self._pool = ThreadPoolExecutor(1, "commit")
+        self._running: Optional[Future] = None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "BackgroundCommitter":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        # Also after an error (out of memory, a bug, Ctrl-C): what was computed is kept.
+        try:
+            self.flush()
+            self._settle()
+        finally:
+            self._pool.shutdown()
+
+    def add(self, batch: Batch) -> None:
+        """Hand over vectors; commits when the interval is over or too many bytes wait."""
+        self._waiting.append(batch)
+        waited = time.monotonic() - self._last
+        if waited >= self._seconds or sum(part.nbytes for part in self._waiting) >= MOST_BYTES_WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Start to commit all that waits, once the commit before it has ended."""
+        self._settle()
+        if self._waiting:
+            self._running = self._pool.submit(self._commit, Batch.joined(self._waiting))
+            self._waiting, self._last = [], time.monotonic()
+
+    def _settle(self) -> None:
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.result()

@@ -1,0 +1,153 @@
+"""chunk_<digest>.h5: the vectors of one chunk in row order, what EMBED_CHUNK hands to MERGE_CHUNKS.
+
+    /sha256 (n, 32) uint8   of each row's sequence      /flags (n,) uint8      /offsets (n + 1,) int64  embedded residues before each row
+    /representations/<layer>/mean | bos (n, D) float32     /representations/<layer>/per_tok (offsets[n], D) float32
+    attrs: format, format_version, identity (JSON), chunk, provenance (JSON), failed (JSON: row -> reason), complete = 1
+Every dataset carries the SHA-256 of its content. Rows that failed have no meaning in the vector datasets.
+"""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
+
+import h5py
+import numpy as np
+
+from protembed.atomic import replacing
+from protembed.errors import CorruptStore
+from protembed.hdf5 import CHECKSUM, checksum_of, create_contiguous, map_dataset, opened
+from protembed.identity import Identity, chunk_name
+from protembed.layout import CHUNK_FORMAT, FORMAT_VERSION, is_per_residue, vector_names
+
+
+class RowVectors(NamedTuple):
+    """Vectors of some rows of the chunk, as numpy arrays; the shapes are checkpoint.Batch's."""
+
+    rows: np.ndarray
+    flags: np.ndarray
+    vectors: Dict[str, np.ndarray]
+
+
+class ChunkContent(NamedTuple):
+    """All of a chunk file but its vectors."""
+
+    identity: Identity
+    digests: List[bytes]  # per row: SHA-256 of the sequence
+    residues: Sequence[int]  # per row: how many are embedded
+    width: int  # D
+    failed: Dict[int, str]  # row -> reason
+    provenance: Dict[str, str]  # torch, device, ...
+
+
+def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVectors]) -> None:
+    """Create `path` durably and whole. Holds one batch in memory; AssertionError unless every good row came exactly once."""
+    row_count = len(content.digests)
+    offsets = np.concatenate([[0], np.cumsum(content.residues)]).astype(np.int64)
+    names = vector_names(content.identity.repr_layers, content.identity.include)
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            file["sha256"] = np.frombuffer(b"".join(content.digests), np.uint8).reshape(-1, 32)
+            file["offsets"] = offsets
+            create_contiguous(file, "flags", (row_count,), np.uint8)
+            for name in names:
+                length = int(offsets[-1]) if is_per_residue(name) else row_count
+                create_contiguous(file, name, (length, content.width), np.float32)
+            file.flush()
+            maps = {name: map_dataset(temporary, file[name]) for name in ["flags", *names]}
+        times_written = np.zeros(row_count, np.int64)
+        for batch in batches:
+            times_written[batch.rows] += 1
+            _place(maps, offsets, batch)
+        times_written[list(content.failed)] += 1
+        assert (times_written == 1).all(), "a row is missing or came twice"
+        for mapped in maps.values():
+            if isinstance(mapped, np.memmap):
+                mapped.flush()
+        del maps
+        with h5py.File(temporary, "r+") as file:
+            _seal(file, content)
+
+
+def _place(maps: Dict[str, np.ndarray], offsets: np.ndarray, batch: RowVectors) -> None:
+    maps["flags"][batch.rows] = batch.flags
+    for name, vectors in batch.vectors.items():
+        if not is_per_residue(name):
+            maps[name][batch.rows] = vectors
+            continue
+        start = 0
+        for row in batch.rows:
+            end = start + offsets[row + 1] - offsets[row]
+            maps[name][offsets[row] : offsets[row + 1]] = vectors[start:end]
+            start = end
+
+
+def _seal(file: h5py.File, content: ChunkContent) -> None:
+    for dataset in _datasets(file):
+        dataset.attrs[CHECKSUM] = checksum_of(dataset)
+    file.attrs.update(
+        format=CHUNK_FORMAT,
+        format_version=FORMAT_VERSION,
+        identity=content.identity.as_json(),
+        chunk=chunk_name(content.digests),
+        provenance=json.dumps(content.provenance),
+        failed=json.dumps({str(row): reason for row, reason in sorted(content.failed.items())}),
+        complete=1,
+    )
+
+
+def _datasets(file: h5py.File) -> List[h5py.Dataset]:
+    found: List[h5py.Dataset] = []
+    file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+class ChunkFile:
+    """A verified chunk file, open for reading."""
+
+    def __init__(self, file: h5py.File):
+        self._file = file
+        self.chunk = str(file.attrs["chunk"])
+        self.identity = Identity.from_json(file.attrs["identity"])
+        self.provenance: Dict[str, str] = json.loads(file.attrs["provenance"])
+        self.failed = {int(row): reason for row, reason in json.loads(file.attrs["failed"]).items()}
+        self.digests = file["sha256"][:]
+        self.flags = file["flags"][:]
+        self.offsets = file["offsets"][:]
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def width(self, name: str) -> int:
+        """D of a vector dataset."""
+        return self._file[name].shape[1]
+
+    def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), D) for mean and bos, rows in any order and repeated as asked; all their residues for per_tok."""
+        dataset = self._file[name]
+        if is_per_residue(name):
+            return np.concatenate([dataset[self.offsets[row] : self.offsets[row + 1]] for row in rows])
+        wanted, places = np.unique(rows, return_inverse=True)
+        first, last = wanted[0], wanted[-1]
+        if last - first < 4 * len(wanted):  # near neighbours: one read of all between them
+            return dataset[first : last + 1][rows - first]
+        return dataset[wanted][places]
+
+
+@contextmanager
+def open_chunk_file(path: Path) -> Iterator[ChunkFile]:
+    """Open and verify a chunk file: finished, every dataset as its checksum says, and named by what it holds.
+
+    CorruptStore says which dataset is damaged.
+    """
+    with opened(path, CHUNK_FORMAT) as file:
+        try:
+            for dataset in _datasets(file):
+                if dataset.attrs.get(CHECKSUM) != checksum_of(dataset):
+                    raise CorruptStore(f"{path.name}{dataset.name} was damaged after it was written; delete the file and resume")
+            chunk = ChunkFile(file)
+        except (KeyError, ValueError, OSError, RuntimeError) as error:
+            raise CorruptStore(f"{path.name} is damaged: {error}") from error
+        if chunk_name([digest.tobytes() for digest in chunk.digests]) != chunk.chunk:
+            raise CorruptStore(f"{path.name} does not hold the sequences that its name {chunk.chunk} stands for")
+        yield chunk

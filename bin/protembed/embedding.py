@@ -1,0 +1,139 @@
+"""Rows of a chunk to vectors, whatever the device does: out of memory, non-finite numbers, a sequence that always fails.
+
+Knows packs and rows; does not know what a model is (it is given a function) nor where vectors are kept.
+"""
+
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+
+import torch
+from torch import Tensor
+
+from protembed.errors import Transient
+from protembed.layout import Flag, is_per_residue
+from protembed.packing import Pack, packing_efficiency, plan_packs
+
+Embed = Callable[[Sequence[str]], Dict[str, Tensor]]
+SPECIAL_TOKENS = 2  # BOS and EOS count towards the budget
+
+
+class PackVectors(NamedTuple):
+    """The rows of one forward pass that came out well; the shapes are checkpoint.Batch's."""
+
+    rows: List[int]
+    flags: List[int]
+    residues: List[int]
+    vectors: Dict[str, Tensor]
+
+
+class Embedder:
+    """Embeds rows pack by pack.
+
+    sequences: per row, what the model gets to see. embed: one forward pass. embed_fp32: the same in single precision,
+    for rows whose numbers left the range of half precision; None when `embed` already is. max_tokens: pack budget.
+    """
+
+    def __init__(self, sequences: Sequence[str], embed: Embed, embed_fp32: Optional[Embed], max_tokens: int):
+        self.sequences, self.embed, self.embed_fp32 = sequences, embed, embed_fp32
+        self.max_tokens = max_tokens
+        self.token_counts = [len(sequence) + SPECIAL_TOKENS for sequence in sequences]
+        self.failed: Dict[int, str] = {}
+        self.forward_passes = self.tokens = self.out_of_memory = 0
+
+    def plan(self) -> List[Pack]:
+        """The packs of all rows, done or not: a resumed run must pack as the uninterrupted one did."""
+        return plan_packs(self.token_counts, self.max_tokens)
+
+    def efficiency(self) -> float:
+        """Real tokens over the budget of the plan."""
+        return packing_efficiency(self.plan(), self.max_tokens)
+
+    def run(self, missing: Set[int]) -> Iterator[PackVectors]:
+        """Embed the rows of `missing`; those that cannot be embedded end up in `failed` with the reason."""
+        missing = set(missing)
+        while missing:
+            for pack in self.plan():
+                rows = [row for row in pack.rows if row in missing]
+                if not rows:
+                    continue
+                vectors = self._forward(rows)
+                if vectors is None:
+                    missing.difference_update(self.failed)
+                    break  # the budget is smaller now: plan again
+                yield self._finite(rows, vectors)
+                missing.difference_update(rows)
+
+    def _forward(self, rows: List[int]) -> Optional[Dict[str, Tensor]]:
+        """One pass over some rows; None when the device ran out of memory (the budget is then halved, or the row failed)."""
+        self.forward_passes += 1
+        try:
+            vectors = self.embed([self.sequences[row] for row in rows])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self.out_of_memory += 1
+            self._make_room(rows)
+            return None
+        self.tokens += sum(self.token_counts[row] for row in rows)
+        return vectors
+
+    def _make_room(self, rows: List[int]) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            self.failed[rows[0]] = f"out of memory with {self.token_counts[rows[0]]} tokens alone in a pack"
+        else:
+            self.max_tokens = max(1, sum(self.token_counts[row] for row in rows) // 2)
+
+    def _finite(self, rows: List[int], vectors: Dict[str, Tensor]) -> PackVectors:
+        residues = [len(self.sequences[row]) for row in rows]
+        bad = [place for place, finite in enumerate(rows_are_finite(vectors, residues)) if not finite]
+        if not bad:
+            return PackVectors(rows, [0] * len(rows), residues, vectors)
+        good = [place for place in range(len(rows)) if place not in bad]
+        parts = [PackVectors([rows[i] for i in good], [0] * len(good), [residues[i] for i in good], select_rows(vectors, residues, good))]
+        parts += filter(None, (self._again_in_fp32(rows[place]) for place in bad))
+        return join(parts)
+
+    def _again_in_fp32(self, row: int) -> Optional[PackVectors]:
+        if self.embed_fp32 is not None:
+            self.forward_passes += 1
+            vectors = self.embed_fp32([self.sequences[row]])
+            residues = [len(self.sequences[row])]
+            if rows_are_finite(vectors, residues)[0]:
+                return PackVectors([row], [int(Flag.FP32_RERUN)], residues, vectors)
+        self.failed[row] = "the model gives numbers that are not finite, in single precision too"
+        return None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a forward pass failed for want of memory; Transient for any other fault of the device itself."""
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return True
+    if isinstance(error, torch.AcceleratorError):
+        raise Transient(f"the device failed: {str(error).splitlines()[0]}") from error
+    return False
+
+
+def rows_are_finite(vectors: Dict[str, Tensor], residues: Sequence[int]) -> List[bool]:
+    """Per row: whether all its numbers are finite."""
+    verdicts = []
+    for name, values in vectors.items():
+        finite = values.isfinite().all(dim=1)
+        verdicts.append([bool(part.all()) for part in finite.split(list(residues))] if is_per_residue(name) else finite.tolist())
+    return [all(column) for column in zip(*verdicts)]
+
+
+def select_rows(vectors: Dict[str, Tensor], residues: Sequence[int], places: Sequence[int]) -> Dict[str, Tensor]:
+    """The vectors of some rows of a pack."""
+    selected = {}
+    for name, values in vectors.items():
+        parts = values.split(list(residues)) if is_per_residue(name) else values.split(1)
+        selected[name] = torch.cat([parts[place] for place in places]) if places else values[:0]
+    return selected
+
+
+def join(parts: Sequence[PackVectors]) -> PackVectors:
+    """Several results laid end to end."""
+    columns = (sum(column, []) for column in zip(*(part[:3] for part in parts)))
+    vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
+    return PackVectors(*columns, vectors)

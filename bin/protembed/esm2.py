@@ -1,0 +1,172 @@
+"""ESM-2 over packed sequences: no padding, and fair-esm's numbers.
+
+One forward pass takes sequences laid end to end. Matrix products, norms and activations see one long row of tokens;
+attention, rotary positions and pooling see each sequence alone. What must be as in fair-esm (esm/model/esm2.py, 2.0.0):
+token-dropout scale 0.88 per sequence, the *stored* rotary frequencies with angles in fp32, q scaled before the rotation,
+erf-gelu, the final layer norm on the last layer only, layers numbered 0..N, means without BOS and EOS.
+
+Half precision: weights and matrix products in half, everything else (residual stream, rotary, norms, gelu, pooling) in
+fp32. Softmax is fp32 inside the attention kernels.
+
+Shapes:  T tokens of the pack   P sequences of the pack   R residues of the pack (T - 2P)   D width   H heads   d = D/H
+"""
+
+from itertools import groupby
+from typing import Dict, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from esm.model.esm2 import ESM2
+from torch import Tensor
+
+from protembed.errors import BadOption
+from protembed.layout import vector_name
+from protembed.tokens import SPECIAL_TOKENS, PackedTokens, Tokenizer
+
+# Inference sees no <mask>, so fair-esm's correction (esm2.py, token_dropout) is the constant 1 - 0.15 * 0.8.
+TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
+
+
+def resolve_layers(wanted: str, layer_count: int) -> Tuple[int, ...]:
+    """"-1" or "0,6,-2" to layers 0..layer_count, rising, each once; negatives count from the end as in esm-extract."""
+    try:
+        layers = [int(word) for word in wanted.split(",")]
+    except ValueError:
+        raise BadOption(f"repr_layers {wanted!r} is not a comma separated list of whole numbers") from None
+    for layer in layers:
+        if not -(layer_count + 1) <= layer <= layer_count:
+            raise BadOption(f"repr_layers has {layer}, but the model has layers 0 to {layer_count} (or -1 to -{layer_count + 1})")
+    return tuple(sorted({layer % (layer_count + 1) for layer in layers}))
+
+
+def default_max_tokens(device: torch.device, width: int) -> int:
+    """Pack budget for a device: a power of two that depends on its size, not on what is free, so that a resume packs alike.
+
+    On a CPU larger packs leave the caches (measured: benchmarks/). On a GPU a token takes about 64 bytes per unit of
+    width at the widest point of a layer; a quarter of the memory is planned for it.
+    """
+    if device.type == "cpu":
+        return 4096
+    fitting = torch.cuda.get_device_properties(device).total_memory // 4 // (64 * width)
+    return min(65536, 1 << max(10, fitting.bit_length() - 1))
+
+
+def attend_by_length(query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, pack: PackedTokens) -> Tensor:
+    """Softmax attention within each sequence, scale 1; neighbours of equal length share one call. Any device and dtype."""
+    out_THd = torch.empty_like(query_THd)
+    start = 0
+    for length, group in groupby(pack.lengths):
+        end = start + length * sum(1 for _ in group)
+        views = [part[start:end].unflatten(0, (-1, length)).transpose(1, 2) for part in (query_THd, key_THd, value_THd)]
+        attended = F.scaled_dot_product_attention(*views, scale=1.0)
+        out_THd[start:end] = attended.transpose(1, 2).flatten(0, 1)
+        start = end
+    return out_THd
+
+
+def attend_flash(query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, pack: PackedTokens) -> Tensor:
+    """The same by the flash kernel for packed sequences that comes with torch >= 2.10. CUDA, fp16 or bf16."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(pack.lengths)
+    return varlen_attn(query_THd, key_THd, value_THd, pack.cu_seqlens, pack.cu_seqlens, longest, longest, scale=1.0)
+
+
+class Layer:
+    """One transformer block of fair-esm's, its q, k and v projections joined and q's scale folded into its weights."""
+
+    def __init__(self, layer, dtype: torch.dtype, device: torch.device):
+        attention = layer.self_attn
+        self.heads, self.head_dim = attention.num_heads, attention.head_dim
+        scale = attention.head_dim**-0.5
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+
+        def stored(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype)
+
+        scales = (scale, 1.0, 1.0)
+        self.qkv_weight = stored(torch.cat([part.weight * factor for part, factor in zip(projections, scales)]))
+        self.qkv_bias = stored(torch.cat([part.bias * factor for part, factor in zip(projections, scales)]))
+        self.out_weight, self.out_bias = stored(attention.out_proj.weight), stored(attention.out_proj.bias)
+        self.up_weight, self.up_bias = stored(layer.fc1.weight), stored(layer.fc1.bias)
+        self.down_weight, self.down_bias = stored(layer.fc2.weight), stored(layer.fc2.bias)
+        self.attention_norm = Norm(layer.self_attn_layer_norm, device)
+        self.mlp_norm = Norm(layer.final_layer_norm, device)
+
+    def __call__(self, stream_TD: Tensor, cos_T1d: Tensor, sin_T1d: Tensor, pack: PackedTokens, attend) -> Tensor:
+        dtype = self.qkv_weight.dtype
+        normed_TD = self.attention_norm(stream_TD).to(dtype)
+        qkv = F.linear(normed_TD, self.qkv_weight, self.qkv_bias).unflatten(1, (3, self.heads, self.head_dim))
+        query_THd, key_THd = (rotate(qkv[:, part], cos_T1d, sin_T1d) for part in (0, 1))
+        attended_TD = attend(query_THd, key_THd, qkv[:, 2], pack).flatten(1)
+        stream_TD = stream_TD + F.linear(attended_TD, self.out_weight, self.out_bias)
+        up = F.linear(self.mlp_norm(stream_TD).to(dtype), self.up_weight, self.up_bias)
+        return stream_TD + F.linear(F.gelu(up.float()).to(dtype), self.down_weight, self.down_bias)
+
+
+class Norm:
+    """Layer norm in fp32."""
+
+    def __init__(self, norm, device: torch.device):
+        self.weight, self.bias, self.eps = norm.weight.float().to(device), norm.bias.float().to(device), norm.eps
+
+    def __call__(self, stream_TD: Tensor) -> Tensor:
+        return F.layer_norm(stream_TD, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+def rotate(heads_THd: Tensor, cos_T1d: Tensor, sin_T1d: Tensor) -> Tensor:
+    """Rotary position embedding in fp32 (Su et al. 2021; halves convention, esm/rotary_embedding.py)."""
+    first, second = heads_THd.float().chunk(2, dim=-1)
+    cos, sin = cos_T1d, sin_T1d
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads_THd.dtype)
+
+
+class PackedESM2:
+    """The model, ready to embed packs.
+
+    model: fair-esm's ESM2 on the CPU in fp32. layers: which representations, 0..N. include: of mean, bos, per_tok.
+    """
+
+    def __init__(self, model: ESM2, layers: Sequence[int], include: Sequence[str], dtype: torch.dtype, device: torch.device):
+        self.wanted, self.include, self.dtype, self.device = set(layers), tuple(include), dtype, device
+        self.tokenizer = Tokenizer(model.alphabet)
+        self.table = (model.embed_tokens.weight * model.embed_scale).float().to(device)
+        if model.token_dropout:
+            self.table = self.table * TOKEN_DROPOUT_SCALE
+        self.inv_freq = model.layers[0].self_attn.rot_emb.inv_freq.float().to(device)
+        self.layers = [Layer(layer, dtype, device) for layer in model.layers]
+        self.last_norm = Norm(model.emb_layer_norm_after, device)
+        flash = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+        self.attend = attend_flash if flash else attend_by_length
+
+    @torch.inference_mode()
+    def embed(self, sequences: Sequence[str]) -> Dict[str, Tensor]:
+        """Vectors of one pack, fp32 on the CPU, by name: mean and bos (P, D), per_tok (R, D), rows as in `sequences`.
+
+        per_tok lays the residues of all sequences end to end.
+        """
+        pack = self.tokenizer.pack(sequences).to(self.device)
+        angles = pack.positions_T[:, None].float() * self.inv_freq
+        cos_T1d, sin_T1d = angles.cos()[:, None], angles.sin()[:, None]
+        stream_TD = self.table[pack.tokens_T]
+        vectors: Dict[str, Tensor] = {}
+        self._take(vectors, 0, stream_TD, pack)
+        for number, layer in enumerate(self.layers, 1):
+            stream_TD = layer(stream_TD, cos_T1d, sin_T1d, pack, self.attend)
+            last = number == len(self.layers)
+            self._take(vectors, number, self.last_norm(stream_TD) if last else stream_TD, pack)
+        return {name: vector.cpu() for name, vector in vectors.items()}
+
+    def _take(self, vectors: Dict[str, Tensor], layer: int, stream_TD: Tensor, pack: PackedTokens) -> None:
+        if layer not in self.wanted:
+            return
+        residues_RD = stream_TD[pack.residues_R]
+        if "mean" in self.include:
+            counts_P = torch.tensor(pack.lengths, device=stream_TD.device) - SPECIAL_TOKENS
+            # segment_reduce adds one after the other: in fp32 the error of a mean would grow with the sequence's length.
+            means_PD = torch.segment_reduce(residues_RD.double(), "mean", lengths=counts_P, axis=0)
+            vectors[vector_name(layer, "mean")] = means_PD.float()
+        if "bos" in self.include:
+            vectors[vector_name(layer, "bos")] = stream_TD[pack.starts_P]
+        if "per_tok" in self.include:
+            vectors[vector_name(layer, "per_tok")] = residues_RD

@@ -1,0 +1,54 @@
+"""What decides a number. Two vectors may be mixed, reused or resumed only when their identities are equal.
+
+Everything that can change a value beyond the fp32 bound is a field here; nothing else is: pack budget, devices, paths,
+thread counts and the text of our code do not belong. Standard library only.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import List, Sequence, Tuple
+
+# Raise this when a golden test shows that the numbers of an unchanged model and input have moved.
+NUMERICS = 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The recipe of a vector; `digest` names it in paths and files."""
+
+    weights_sha256: str
+    repr_layers: Tuple[int, ...]  # as in fair-esm, 0..number of layers, resolved (no negatives), rising
+    include: Tuple[str, ...]  # of mean, per_tok, bos; sorted
+    compute_dtype: str  # float32, float16 or bfloat16
+    long_sequences: str  # what happens beyond max_residues: error, truncate, window or full
+    max_residues: int
+    numerics: int = NUMERICS
+
+    def as_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits (128 bits of SHA-256)."""
+        return hashlib.sha256(self.as_json().encode()).hexdigest()[:32]
+
+    @classmethod
+    def from_json(cls, text: str) -> "Identity":
+        """The inverse of as_json."""
+        fields = json.loads(text)
+        fields["repr_layers"] = tuple(fields["repr_layers"])
+        fields["include"] = tuple(fields["include"])
+        return cls(**fields)
+
+
+def differences(ours: Identity, theirs: Identity) -> List[str]:
+    """In words, what sets two identities apart; empty when they are equal."""
+    left, right = asdict(ours), asdict(theirs)
+    return [f"{name}: {right[name]} instead of {left[name]}" for name in left if left[name] != right[name]]
+
+
+def chunk_name(digests: Sequence[bytes]) -> str:
+    """The name that a chunk owes to its content: chunk_<16 hexadecimal digits> of its sequences' digests, in order."""
+    return "chunk_" + hashlib.sha256(b"".join(digests)).hexdigest()[:16]

@@ -1,0 +1,48 @@
+"""Names, bits and paths that our HDF5 files and checkpoints share. Format 1.0; standard library only."""
+
+from enum import IntFlag
+from pathlib import Path
+from typing import Iterable, List
+
+FORMAT = "protembed"
+CHUNK_FORMAT = "protembed-chunk"
+FORMAT_VERSION = "1.0"
+
+KINDS = ("mean", "bos", "per_tok")
+
+
+class Flag(IntFlag):
+    """One bit per thing that happened to a record; the `/flags` dataset (uint8) holds their sum."""
+
+    TRUNCATED = 1
+    SUBSTITUTED = 2
+    DUPLICATE = 4
+    WINDOWED = 8
+    FP32_RERUN = 16
+    REUSED = 32
+
+
+def vector_name(layer: int, kind: str) -> str:
+    """Where the vectors of one layer and kind stand in every file of ours."""
+    return f"representations/{layer}/{kind}"
+
+
+def vector_names(layers: Iterable[int], include: Iterable[str]) -> List[str]:
+    """All of them, layer by layer."""
+    include = list(include)
+    return [vector_name(layer, kind) for layer in layers for kind in KINDS if kind in include]
+
+
+def is_per_residue(name: str) -> bool:
+    """True when the dataset has a row per residue instead of a row per sequence."""
+    return name.endswith("/per_tok")
+
+
+def batch_path(root: Path, identity: str, chunk: str, number: int) -> Path:
+    """The one place where a checkpoint path is built."""
+    return Path(root) / identity / chunk / f"batch_{number:05d}.pt"
+
+
+def marker_of(batch: Path) -> Path:
+    """The marker that makes a batch count."""
+    return batch.with_name(batch.name + ".done")

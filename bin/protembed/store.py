@@ -1,0 +1,131 @@
+"""embeddings.h5, format 1.0: writing it record by record, and judging a finished one.
+
+    /sequence_ids  (N,) utf-8     input order, one per embedded record
+    /embeddings    (N, D)         hard link to the first layer's mean, when mean is included
+    /lengths       (N,) int32     residues of the record          /flags (N,) uint8, layout.Flag
+    /sha256        (N, 32) uint8  of the canonical sequence
+    /offsets       (N + 1,) int64 embedded residues before each record, when per_tok is included
+    /representations/<layer>/mean | bos (N, D)     /representations/<layer>/per_tok (offsets[N], D)
+    attrs: format, format_version, run attributes, content_sha256, complete = 1 (written last)
+All datasets are contiguous and uncompressed: one row is one read, and numpy can map them.
+"""
+
+import hashlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+import h5py
+import numpy as np
+
+from protembed.atomic import replacing
+from protembed.errors import CorruptStore
+from protembed.hdf5 import CHECKSUM, checksum_of, create_contiguous, opened
+from protembed.layout import FORMAT, FORMAT_VERSION, is_per_residue
+
+ROWS_READ_BACK = 65536
+
+
+class RecordBlock(NamedTuple):
+    """Some consecutive records and their vectors."""
+
+    ids: Sequence[str]
+    lengths: np.ndarray  # (B,) int32
+    flags: np.ndarray  # (B,) uint8
+    digests: np.ndarray  # (B, 32) uint8
+    residues: np.ndarray  # (B,) int64, embedded
+    vectors: Dict[str, np.ndarray]  # by layout.vector_name: (B, D), per_tok (sum of residues, D)
+
+
+class EmbeddingsWriter:
+    """Appends blocks of records to a file whose size is known; memory does not depend on it."""
+
+    def __init__(self, file: h5py.File, records: int, residues: int, widths: Dict[str, int], store_dtype: str):
+        self._file, self._records, self._names = file, records, list(widths)
+        self._next = self._next_residue = 0
+        self._per_residue = [name for name in widths if is_per_residue(name)]
+        file.create_dataset("sequence_ids", (records,), dtype=h5py.string_dtype("utf-8"))
+        create_contiguous(file, "lengths", (records,), np.int32)
+        create_contiguous(file, "flags", (records,), np.uint8)
+        create_contiguous(file, "sha256", (records, 32), np.uint8)
+        if self._per_residue:
+            create_contiguous(file, "offsets", (records + 1,), np.int64)
+            file["offsets"][0] = 0
+        for name, width in widths.items():
+            create_contiguous(file, name, (residues if is_per_residue(name) else records, width), store_dtype)
+        means = [name for name in widths if name.endswith("/mean")]
+        if means:
+            file["embeddings"] = file[means[0]]
+
+    def append(self, block: RecordBlock) -> None:
+        """Write the next records."""
+        here = slice(self._next, self._next + len(block.ids))
+        ends = self._next_residue + np.cumsum(block.residues)
+        self._file["sequence_ids"][here] = np.array(block.ids, dtype=object)
+        self._file["lengths"][here] = block.lengths
+        self._file["flags"][here] = block.flags
+        self._file["sha256"][here] = block.digests
+        if self._per_residue:
+            self._file["offsets"][here.start + 1 : here.stop + 1] = ends
+        for name in self._names:
+            place = slice(self._next_residue, int(ends[-1])) if is_per_residue(name) else here
+            self._file[name][place] = block.vectors[name]
+        self._next, self._next_residue = here.stop, int(ends[-1])
+
+    def written(self) -> Iterator[Tuple[str, bytes]]:
+        """(id, digest) of every row, read back from the file."""
+        for start in range(0, self._records, ROWS_READ_BACK):
+            rows = slice(start, min(start + ROWS_READ_BACK, self._records))
+            digests = self._file["sha256"][rows]
+            yield from zip(self._file["sequence_ids"].asstr()[rows], map(bytes, digests))
+
+    def finish(self, attributes: Dict[str, object]) -> None:
+        """Write the attributes; `complete` comes last."""
+        assert self._next == self._records, f"{self._next} records written of {self._records}"
+        for name in dataset_names(self._file):
+            self._file[name].attrs[CHECKSUM] = checksum_of(self._file[name])
+        self._file.attrs.update(attributes, format=FORMAT, format_version=FORMAT_VERSION)
+        self._file.attrs["content_sha256"] = content_sha256(self._file)
+        self._file.flush()
+        self._file.attrs["complete"] = 1
+
+
+@contextmanager
+def creating_embeddings(path: Path, records: int, residues: int, widths: Dict[str, int], store_dtype: str) -> Iterator[EmbeddingsWriter]:
+    """Yield a writer; `path` appears, durable and whole, when the block ends well.
+
+    records, residues: totals of what will be appended. widths: vector dataset name -> D. store_dtype: float32, float16.
+    """
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        yield EmbeddingsWriter(file, records, residues, widths, store_dtype)
+
+
+def dataset_names(file: h5py.File) -> List[str]:
+    """The datasets of a file, sorted, each once: /embeddings is a second name of a dataset and not listed."""
+    names: List[str] = []
+    file.visititems_links(lambda name, link: names.append(name) if isinstance(file[name], h5py.Dataset) else None)
+    return sorted(set(names) - {"embeddings"})
+
+
+def content_sha256(file: h5py.File) -> str:
+    """One digest over ids and all datasets, from their checksums: equal for files that hold the same, whoever made them."""
+    lines = [f"{name} {file[name].attrs[CHECKSUM]}\n" for name in dataset_names(file)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check_embeddings(path: Path) -> Dict[str, object]:
+    """Read a whole embeddings.h5 and return its attributes; CorruptStore says what is wrong with it."""
+    with opened(path, FORMAT) as file:
+        try:
+            for name in dataset_names(file):
+                if file[name].attrs.get(CHECKSUM) != checksum_of(file[name]):
+                    raise CorruptStore(f"{path.name}: dataset {name} was damaged after it was written")
+            records = len(file["sequence_ids"])
+            wrong = [name for name in ("lengths", "flags", "sha256") if len(file[name]) != records]
+            if wrong or file.attrs["n_embedded"] != records:
+                raise CorruptStore(f"{path.name}: {records} ids, but not as many rows in {', '.join(wrong) or 'n_embedded'}")
+            if file.attrs["content_sha256"] != content_sha256(file):
+                raise CorruptStore(f"{path.name}: content_sha256 is not that of its datasets")
+            return dict(file.attrs)
+        except (KeyError, OSError, RuntimeError) as error:
+            raise CorruptStore(f"{path.name} is damaged: {error}") from error

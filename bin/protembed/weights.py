@@ -1,0 +1,157 @@
+"""ESM-2 weights: where they come from, whether they are what they claim, and how they become fair-esm's model.
+
+A weights folder is what FETCH_WEIGHTS hands to every other step:
+  model.pt         a file in fair-esm's format (cfg + state dict)
+  regression.pt    its contact regression, when there is one
+  weights.json     Description below
+Nothing here unpickles arbitrary objects: the one class beside tensors that such a file may hold is argparse.Namespace.
+"""
+
+import argparse
+import difflib
+import json
+import pickle
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Dict, NamedTuple, Optional
+
+import torch
+from esm.model.esm2 import ESM2
+from esm.pretrained import load_model_and_alphabet_core
+
+from protembed.atomic import sha256_of_file, write_text
+from protembed.errors import BadWeights
+
+RANDOM = "random:"
+
+
+class Shape(NamedTuple):
+    """What distinguishes the members of the family (Lin et al. 2023, table S1)."""
+
+    layers: int
+    width: int
+    heads: int
+
+
+SHAPES: Dict[str, Shape] = {
+    "esm2_t6_8M_UR50D": Shape(6, 320, 20),
+    "esm2_t12_35M_UR50D": Shape(12, 480, 20),
+    "esm2_t30_150M_UR50D": Shape(30, 640, 20),
+    "esm2_t33_650M_UR50D": Shape(33, 1280, 20),
+    "esm2_t36_3B_UR50D": Shape(36, 2560, 40),
+    "esm2_t48_15B_UR50D": Shape(48, 5120, 40),
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """The content of weights.json."""
+
+    model: str  # fair-esm's name, random:NAME, or the name of a local file
+    source: str  # URL, path or seed
+    sha256: str  # of model.pt
+    layers: int
+    width: int
+    heads: int
+    fp16_exact: bool  # every weight is a half precision number: fp16 loses nothing on the weights
+    random: bool  # the vectors mean nothing
+
+    def write(self, folder: Path) -> None:
+        """weights.json in `folder`."""
+        write_text(folder / "weights.json", json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Description":
+        """BadWeights when `folder` is no weights folder."""
+        try:
+            return cls(**json.loads((folder / "weights.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise BadWeights(f"{folder} is not a weights folder of this version: {error}; make one with fetch_weights.py") from error
+
+
+def shape_of(name: str) -> Shape:
+    """The shape behind a model name; BadWeights with the nearest right name when there is none."""
+    if name in SHAPES:
+        return SHAPES[name]
+    near = difflib.get_close_matches(name, SHAPES, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(SHAPES)}"
+    raise BadWeights(f"model {name!r} is not an ESM-2 model of fair-esm, nor a path that ends in .pt; {hint}")
+
+
+def load_esm2(path: Path, regression: Optional[Path] = None) -> ESM2:
+    """fair-esm's ESM2 module in fp32 on the CPU, in eval mode, from a file in fair-esm's format.
+
+    BadWeights when the file is missing, damaged, unsafe to unpickle, or not ESM-2.
+    """
+    content = _load_tensors(path)
+    try:
+        # The name only selects fair-esm's loader for the family; the file may be called anything.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Regression weights not found")
+            model, _ = load_model_and_alphabet_core("esm2", content, _load_tensors(regression) if regression else None)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line})") from error
+    return model.eval().requires_grad_(False)
+
+
+def _load_tensors(path: Path) -> dict:
+    if not path.is_file():
+        raise BadWeights(f"{path}: no such file; give a .pt file or one of {', '.join(SHAPES)}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise BadWeights(f"{path.name} is damaged or is no PyTorch weights file ({str(error).splitlines()[0][:120]})") from error
+    if not isinstance(content, dict):
+        raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format (it holds a {type(content).__name__})")
+    return content
+
+
+def random_esm2(shape: Shape, seed: int = 0) -> ESM2:
+    """A model whose numbers are drawn, not learned, made so that mistakes show (an untrained one has flat attention).
+
+    q and k weights are scaled up, norms and biases are random, every value is a half precision number as in the
+    published files (rotary frequencies too). Equal seeds give equal models.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ESM2(num_layers=shape.layers, embed_dim=shape.width, attention_heads=shape.heads, token_dropout=True)
+    for name, value in model.state_dict().items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            value *= 3.0
+        elif "layer_norm" in name:
+            value += 0.2 * torch.randn(value.shape, generator=generator)
+        elif name.endswith("bias"):
+            value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+        value.copy_(value.half().float())
+    return model.eval().requires_grad_(False)
+
+
+def save_esm2(model: ESM2, path: Path, half: bool = True) -> None:
+    """Write `model` in fair-esm's file format, without regression; `half` stores fp16 as the published files do."""
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("contact_head.")}
+    stored = {
+        ("encoder." if name.startswith("lm_head") else "encoder.sentence_encoder.") + name: value.half() if half else value
+        for name, value in state.items()
+    }
+    config = argparse.Namespace(
+        encoder_layers=model.num_layers,
+        encoder_embed_dim=model.embed_dim,
+        encoder_attention_heads=model.attention_heads,
+        token_dropout=model.token_dropout,
+    )
+    with open(path, "wb") as handle:  # a handle, not a path: the archive must not contain the file's name, or its digest would depend on it
+        torch.save({"cfg": {"model": config}, "model": stored}, handle)
+
+
+def describe(path: Path, model: str, source: str) -> Description:
+    """Load the file once, as every task will, and say what it is."""
+    esm2 = load_esm2(path)
+    stored = {name: value for name, value in esm2.state_dict().items() if not name.startswith("contact_head.")}
+    exact = all(torch.equal(value, value.half().float()) for value in stored.values())
+    return Description(
+        model, source, sha256_of_file(path), esm2.num_layers, esm2.embed_dim, esm2.attention_heads, exact, model.startswith(RANDOM)
+    )

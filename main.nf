@@ -1,0 +1,70 @@
+#!/usr/bin/env nextflow
+/*
+ * proteins.fasta -> SPLIT_FASTA -> chunk_*.fasta -> EMBED_CHUNK -> chunk_*.h5 -> MERGE_CHUNKS -> embeddings.h5 + ledger.tsv
+ *
+ * This is the only file that reads params. A step gets every value that can change its result as an input, because
+ * only inputs are sure to be in the hash that -resume goes by; what changes no number travels in the environment
+ * (nextflow.config, scope env).
+ */
+
+include { anchorIn; checkedParameters; codeDigest; isLocalModel } from './modules/parameters/main.nf'
+include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
+include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
+include { EMBED_CHUNK   } from './modules/embed_chunk/main.nf'
+include { MERGE_CHUNKS  } from './modules/merge_chunks/main.nf'
+
+workflow {
+    main:
+    chosen = checkedParameters(params, "${projectDir}/nextflow_schema.json")
+    code   = codeDigest("${projectDir}/bin")
+
+    // One constant file in each folder that outlives tasks: staged as an input, it gets its folder mounted in containers.
+    checkpoints = anchorIn(chosen.checkpoint_dir ?: "${workflow.workDir}/checkpoints")
+    downloads   = anchorIn(chosen.weights_dir)
+
+    fastas  = chosen.input.tokenize(',').collectMany { entry -> files(entry.trim(), checkIfExists: true).sort { path -> path.name } }
+    policy  = chosen.subMap(['chunk_residues', 'invalid_residues', 'duplicate_ids'])
+    longest = chosen.long_sequences == 'error' ? chosen.max_residues : 0
+    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, names: fastas.collect { path -> path.name }], code)
+
+    model_file = isLocalModel(chosen.model) ? files(chosen.model, checkIfExists: true) : []
+    FETCH_WEIGHTS(chosen.model, model_file, downloads, chosen.weights_url, code)
+
+    // [chunk_0dcc6e04baffd4a2.fasta], one task each
+    chunks = SPLIT_FASTA.out.chunks.flatten()
+    recipe = chosen.subMap(['repr_layers', 'include', 'long_sequences', 'max_residues', 'on_failure'])
+    dtype  = chosen.dtype != 'auto' ? chosen.dtype : chosen.device == 'cuda' ? 'float16' : 'float32'
+    EMBED_CHUNK(chunks, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, checkpoints, recipe + [dtype: dtype], code)
+
+    // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
+    embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
+    MERGE_CHUNKS(embedded, SPLIT_FASTA.out.records, FETCH_WEIGHTS.out.description, checkpoints, chosen.subMap(['store_dtype', 'on_failure']), code)
+
+    // [summary.json, [chunk_0dcc6e04baffd4a2.metrics.json, ...]]
+    MERGE_CHUNKS.out.summary.combine(EMBED_CHUNK.out.metrics.toList().map { metrics -> [metrics] })
+        .view { summary, metrics -> closingWords(summary, metrics, chosen.outdir) }
+
+    workflow.onComplete = {
+        if( workflow.success && workflow.stats.succeedCount == 0 ) {
+            log.info("everything was cached: ${workflow.stats.cachedCount} tasks of earlier runs, nothing computed")
+        }
+    }
+}
+
+def closingWords(summary, metrics, outdir) {
+    def json = new groovy.json.JsonSlurper()
+    def run = json.parse(summary)
+    def tasks = metrics.collect { path -> json.parse(path) }
+    def seconds = tasks.sum { task -> task.embed_seconds }
+    def rate = seconds ? tasks.sum { task -> task.tokens } / seconds : 0
+    def lines = [
+        "${run.n_embedded} of ${run.n_records} records embedded (${run.flags.duplicate} repeat another sequence, ${run.flags.truncated} truncated), ${run.n_skipped} skipped",
+        "${tasks.sum { task -> task.computed }} sequences computed, ${tasks.sum { task -> task.reused }} from checkpoints; ${rate as long} tokens/s per task",
+    ]
+    if( run.random_weights ) {
+        lines << "RANDOM WEIGHTS: these vectors mean nothing. They are for trying the machinery only."
+    }
+    lines << "vectors: ${outdir}/embeddings.h5"
+    lines << "what became of each record: ${outdir}/ledger.tsv"
+    return lines.join('\n')
+}

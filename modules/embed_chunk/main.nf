@@ -1,0 +1,37 @@
+process EMBED_CHUNK {
+    tag "${chunk.baseName}"
+    label 'process_gpu'
+    cache 'deep'
+
+    input:
+    path chunk
+    path weights
+    val weights_sha256
+    path anchor, name: 'checkpoints.anchor'
+    val options
+    val code_digest
+
+    output:
+    path "${chunk.baseName}.h5", emit: vectors
+    path "${chunk.baseName}.metrics.json", emit: metrics
+
+    script:
+    """
+    embed_chunk.py ${chunk} --weights ${weights} --anchor ${anchor} --threads ${task.cpus} \\
+        --repr-layers=${options.repr_layers} \\
+        --include ${options.include} \\
+        --dtype ${options.dtype} \\
+        --long-sequences ${options.long_sequences} \\
+        --max-residues ${options.max_residues} \\
+        --on-failure ${options.on_failure} \\
+        --device "\${PROTEMBED_DEVICE}" \\
+        --max-tokens "\${PROTEMBED_MAX_TOKENS}" \\
+        --checkpoint-seconds "\${PROTEMBED_CHECKPOINT_SECONDS}" \\
+        --leave-when-orphaned
+    """
+
+    stub:
+    """
+    touch ${chunk.baseName}.h5 ${chunk.baseName}.metrics.json
+    """
+}

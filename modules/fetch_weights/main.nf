@@ -1,0 +1,31 @@
+process FETCH_WEIGHTS {
+    tag "${model}"
+    label 'process_single'
+    cache 'deep'
+
+    input:
+    val model
+    path file, stageAs: 'local/*'
+    path anchor, name: 'downloads.anchor'
+    val url
+    val code_digest
+
+    output:
+    path 'weights', emit: weights
+    path 'weights/weights.json', emit: description
+    env 'WEIGHTS_SHA256', emit: sha256
+
+    script:
+    def local = file ? "--file '${file}'" : ''
+    """
+    fetch_weights.py '${model}' ${local} --anchor ${anchor} --url '${url}'
+    WEIGHTS_SHA256=\$(python3 -c 'import json; print(json.load(open("weights/weights.json"))["sha256"])')
+    """
+
+    stub:
+    """
+    mkdir weights
+    touch weights/model.pt weights/weights.json
+    WEIGHTS_SHA256=stub
+    """
+}

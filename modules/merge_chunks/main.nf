@@ -1,0 +1,34 @@
+process MERGE_CHUNKS {
+    label 'process_single'
+    cache 'deep'
+
+    input:
+    path chunks, stageAs: 'chunks/*'
+    path records
+    path description
+    path anchor, name: 'checkpoints.anchor'
+    val options
+    val code_digest
+
+    output:
+    path 'embeddings.h5', emit: embeddings
+    path 'ledger.tsv', emit: ledger
+    path 'summary.json', emit: summary
+
+    script:
+    """
+    shopt -s nullglob
+    merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} --anchor ${anchor} \\
+        --store-dtype ${options.store_dtype} \\
+        --on-failure ${options.on_failure} \\
+        --code-digest ${code_digest} \\
+        --run-command "\${PROTEMBED_COMMAND}" \\
+        \$([ "\${PROTEMBED_KEEP_CHECKPOINTS}" = true ] && echo --keep-checkpoints)
+    """
+
+    stub:
+    """
+    touch embeddings.h5 ledger.tsv
+    echo '{"flags": {}}' > summary.json
+    """
+}

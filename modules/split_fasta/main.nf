@@ -1,0 +1,32 @@
+process SPLIT_FASTA {
+    tag "${options.names.join(' ')}"
+    label 'process_single'
+    cache 'deep'
+
+    input:
+    path fastas, stageAs: 'input/?/*'
+    val options
+    val code_digest
+
+    output:
+    path 'chunks/*.fasta', emit: chunks, optional: true
+    path 'records.tsv', emit: records
+    path 'split.json', emit: totals
+
+    script:
+    // Staged in numbered folders, so files of equal name can meet; the names carry the order into the hash.
+    def ordered = (1..options.names.size()).collect { number -> "'input/${number}/${options.names[number - 1]}'" }.join(' ')
+    """
+    split_fasta.py ${ordered} \\
+        --chunk-residues ${options.chunk_residues ?: 0} \\
+        --invalid-residues ${options.invalid_residues} \\
+        --duplicate-ids ${options.duplicate_ids} \\
+        --longest-allowed ${options.longest_allowed}
+    """
+
+    stub:
+    """
+    mkdir chunks
+    touch chunks/chunk_0000000000000000.fasta records.tsv split.json
+    """
+}
