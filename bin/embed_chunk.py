@@ -30,6 +30,8 @@ from protembed.layout import KINDS, Flag
 from protembed.proteins import digest_of, read_fasta
 from protembed.weights import Description, load_esm2
 
+SECONDS_BETWEEN_LINES = 10  # of progress on stderr
+
 
 @dataclass(frozen=True)
 class Options:
@@ -39,10 +41,16 @@ class Options:
     anchor: str = field(default="", metadata=dict(help="anchor file in the checkpoint folder; none: <outdir>/checkpoints"))
     repr_layers: str = field(default="-1", metadata=dict(help="layers, comma separated, 0..N, negatives from the end (default: -1)"))
     include: str = field(default="mean", metadata=dict(help=f"comma separated, any of {', '.join(KINDS)} (default: mean)"))
-    dtype: str = field(default="auto", metadata=dict(choices=["auto", "float32", "float16", "bfloat16"], help="of the matrix products; auto: float32 on CPU, float16 on GPU (default: auto)"))
+    dtype: str = field(
+        default="auto",
+        metadata=dict(choices=["auto", "float32", "float16", "bfloat16"], help="of the matrix products; auto: float32 on CPU, float16 on GPU (default: auto)"),
+    )
     long_sequences: str = field(default="truncate", metadata=dict(choices=["error", "truncate", "full"], help="beyond max-residues (default: truncate)"))
     max_residues: int = field(default=1022, metadata=dict(help="residues that are embedded of a long sequence (default: 1022)"))
-    on_failure: str = field(default="error", metadata=dict(choices=["error", "skip"], help="a sequence that cannot be embedded: exit 69 when all others are kept, or go on (default: error)"))
+    on_failure: str = field(
+        default="error",
+        metadata=dict(choices=["error", "skip"], help="a sequence that cannot be embedded: exit 69 when all others are kept, or go on (default: error)"),
+    )
     device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="where to compute (default: cpu)"))
     threads: int = field(default=0, metadata=dict(help="CPU threads; 0: all cores (default: 0)"))
     max_tokens: int = field(default=0, metadata=dict(help="tokens per pack; 0: by device (default: 0)"))
@@ -103,13 +111,16 @@ def usable_device(name: str) -> torch.device:
 
 def embed_missing(embedder: Embedder, chunk: Chunk, checkpoint: ChunkCheckpoint, missing: Set[int], options: Options) -> None:
     """Compute and commit rows; on return all of them are durable or in embedder.failed."""
-    parent, started, done = os.getppid(), time.monotonic(), 0
+    parent, started, done, told = os.getppid(), time.monotonic(), 0, 0.0
     with BackgroundCommitter(checkpoint.commit, options.checkpoint_seconds) as committer:
         for result in embedder.run(missing):
-            committer.add(as_batch(result, chunk))
+            if result.rows:  # none came out well: see embedder.failed
+                committer.add(as_batch(result, chunk))
             done += len(result.rows)
-            rate = embedder.tokens / (time.monotonic() - started)
-            log.info("%s: %d of %d sequences, %.0f tokens/s", chunk.name, done, len(missing), rate)
+            now = time.monotonic()
+            if now - told >= SECONDS_BETWEEN_LINES or done == len(missing):
+                told = now
+                log.info("%s: %d of %d sequences, %.0f tokens/s", chunk.name, done, len(missing), embedder.tokens / (now - started))
             if options.leave_when_orphaned and os.getppid() != parent:
                 raise Transient("the task that started this process is gone; its successor goes on from the checkpoints")
 
@@ -156,11 +167,25 @@ def main(options: Options) -> None:
     content = ChunkContent(identity, chunk.digests, chunk.residues, width, embedder.failed, provenance)
     write_chunk_file(outdir / f"{chunk.name}.h5", content, row_vectors(checkpoint, provided))
     metrics = dict(
-        chunk=chunk.name, sequences=len(chunk.seen), residues=sum(chunk.residues), reused=reused, failed=len(embedder.failed),
-        computed=len(chunk.seen) - reused - len(embedder.failed), forward_passes=embedder.forward_passes, tokens=embedder.tokens,
-        packing_efficiency=embedder.efficiency(), max_tokens=embedder.max_tokens, out_of_memory=embedder.out_of_memory,
-        set_aside=checkpoint.rotten, load_seconds=loaded - started, embed_seconds=computed - loaded,
-        seconds=time.monotonic() - started, device=device, version=__version__,
+        chunk=chunk.name,
+        sequences=len(chunk.seen),
+        residues=sum(chunk.residues),
+        reused=reused,
+        failed=len(embedder.failed),
+        computed=len(chunk.seen) - reused - len(embedder.failed),
+        forward_passes=embedder.forward_passes,
+        tokens=embedder.tokens,
+        packing_efficiency=embedder.efficiency(),
+        max_tokens=embedder.max_tokens,
+        pack_tokens=embedder.pack_tokens,
+        packs=len(embedder.packs),
+        out_of_memory=embedder.out_of_memory,
+        set_aside=checkpoint.rotten,
+        load_seconds=loaded - started,
+        embed_seconds=computed - loaded,
+        seconds=time.monotonic() - started,
+        device=device,
+        version=__version__,
     )
     write_text(outdir / f"{chunk.name}.metrics.json", json.dumps(metrics, indent=2) + "\n")
 

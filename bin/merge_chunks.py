@@ -8,14 +8,13 @@ Writes embeddings.h5, ledger.tsv and summary.json; then removes the checkpoints 
 import json
 import shutil
 import sys
-from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import groupby, islice, zip_longest
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Dict, Iterable, Iterator, List, NamedTuple
+from typing import IO, Dict, Iterable, Iterator, List
 
 import numpy as np
 
@@ -23,21 +22,19 @@ from protembed import __version__
 from protembed.anchor import folder_of
 from protembed.atomic import replacing, write_text
 from protembed.chunk_file import ChunkFile, open_chunk_file
-from protembed.chunking import NOTHING, RecordRow, read_records
 from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
 from protembed.identity import differences
 from protembed.layout import Flag, batch_path, is_per_residue, vector_names
+from protembed.ledger import HEADER, Outcome, Totals, count
+from protembed.records import NOTHING, RecordRow, read_records
 from protembed.store import EmbeddingsWriter, RecordBlock, creating_embeddings
 
 RECORDS_PER_BLOCK = {False: 4096, True: 64}  # True: with a vector per residue
-MOST_SHOWN = 20
-LEDGER_HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\n"
 
 
 @dataclass(frozen=True)
 class Options:
-    chunks: List[str] = field(metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files, in any order"))
     records: str = field(metadata=dict(help="records.tsv written by split_fasta.py"))
     weights: str = field(metadata=dict(help="weights.json written by fetch_weights.py"))
     outdir: str = field(default=".", metadata=dict(help="where embeddings.h5, ledger.tsv and summary.json go (default: .)"))
@@ -46,20 +43,8 @@ class Options:
     on_failure: str = field(default="error", metadata=dict(choices=["error", "skip"], help="records without vectors: exit 69, or go on (default: error)"))
     keep_checkpoints: bool = field(default=False, metadata=dict(help="do not remove the checkpoints of merged chunks"))
     code_digest: str = field(default="", metadata=dict(help="digest of the pipeline's code, stored as an attribute"))
+    chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files, in any order"))
     run_command: str = field(default="", metadata=dict(help="the user's command, stored as an attribute"))
-
-
-class Outcome(NamedTuple):
-    """What became of one record."""
-
-    record: RecordRow
-    status: str  # embedded, duplicate, skipped or failed
-    flags: Flag
-    reason: str
-
-    @property
-    def has_vector(self) -> bool:
-        return self.status in ("embedded", "duplicate")
 
 
 class MergedChunks:
@@ -81,20 +66,16 @@ class MergedChunks:
             return Outcome(record, "skipped", record.flags, record.note)
         file = self.by_name.get(record.chunk)
         if file is None:
-            return Outcome(record, "failed", record.flags, f"{record.chunk} is missing")
+            return Outcome(record, "lost", record.flags, f"{record.chunk} is missing")
+        if file.digests[record.row].tobytes().hex() != record.sha256:
+            return Outcome(record, "lost", record.flags, f"row {record.row} of {record.chunk} holds another sequence")
         if record.row in file.failed:
             return Outcome(record, "failed", record.flags, file.failed[record.row])
-        if file.digests[record.row].tobytes().hex() != record.sha256:
-            return Outcome(record, "failed", record.flags, f"row {record.row} of {record.chunk} holds another sequence")
         flags = record.flags | Flag(int(file.flags[record.row]))
-        cut = f"first {self.residues(record)} residues" if flags & Flag.TRUNCATED else ""
+        residues = int(file.offsets[record.row + 1] - file.offsets[record.row])
+        cut = f"first {residues} residues" if flags & Flag.TRUNCATED else ""
         status = "duplicate" if flags & Flag.DUPLICATE else "embedded"
-        return Outcome(record, status, flags, "; ".join(filter(None, [record.note, cut])))
-
-    def residues(self, record: RecordRow) -> int:
-        """How many residues of a record are embedded."""
-        offsets = self.by_name[record.chunk].offsets
-        return int(offsets[record.row + 1] - offsets[record.row])
+        return Outcome(record, status, flags, "; ".join(filter(None, [record.note, cut])), residues)
 
     def block(self, outcomes: List[Outcome]) -> RecordBlock:
         """Gather the vectors of some consecutive records that have them."""
@@ -105,45 +86,19 @@ class MergedChunks:
             lengths=np.array([record.residues for record in records], np.int32),
             flags=np.array([int(outcome.flags) for outcome in outcomes], np.uint8),
             digests=np.concatenate([self.by_name[name].digests[rows] for name, rows in runs]),
-            residues=np.array([self.residues(record) for record in records], np.int64),
+            residues=np.array([outcome.residues for outcome in outcomes], np.int64),
             vectors={name: np.concatenate([self.by_name[chunk].vectors(name, rows) for chunk, rows in runs]) for name in self.names},
         )
-
-
-class Totals(NamedTuple):
-    """What a first pass over the records tells."""
-
-    counts: Counter  # status -> records; `records` is their sum
-    flags: Counter  # flag name -> records
-    embedded_residues: int
-
-
-def count(outcomes: Iterable[Outcome], chunks: MergedChunks, on_failure: str) -> Totals:
-    """Count statuses and flags; Incomplete when a record has no vector that should have one."""
-    counts, flags = Counter(records=0), Counter({flag.name.lower(): 0 for flag in Flag})
-    residues, missing = 0, []
-    for outcome in outcomes:
-        counts.update(["records", outcome.status])
-        flags.update(flag.name.lower() for flag in Flag if flag & outcome.flags)
-        residues += chunks.residues(outcome.record) if outcome.has_vector else 0
-        if outcome.status == "failed" and len(missing) < MOST_SHOWN:
-            missing.append(f"{outcome.record.id}: {outcome.reason}")
-    if missing and (on_failure == "error" or any(reason.endswith("is missing") for reason in missing)):
-        raise Incomplete("\n".join([f"{counts['failed']} of {counts['records']} records have no vector; resume to try them again:", *missing]))
-    return Totals(counts, flags, residues)
 
 
 def write_all(writer: EmbeddingsWriter, outcomes: Iterable[Outcome], chunks: MergedChunks, ledger: IO[str]) -> None:
     """Stream vectors and ledger lines, a block of records at a time."""
     size = RECORDS_PER_BLOCK[any(map(is_per_residue, chunks.names))]
-    ledger.write(LEDGER_HEADER)
+    ledger.write(HEADER)
     outcomes, row = iter(outcomes), 0
     while some := list(islice(outcomes, size)):
         for outcome in some:
-            record = outcome.record
-            place = row if outcome.has_vector else "-"
-            status = outcome.status if outcome.has_vector else "skipped"
-            ledger.write(f"{record.id}\t{status}\t{place}\t{record.residues}\t{int(outcome.flags)}\t{record.sha256}\t{outcome.reason}\n")
+            ledger.write(outcome.as_line(row))
             row += outcome.has_vector
         embedded = [outcome for outcome in some if outcome.has_vector]
         if embedded:
@@ -166,12 +121,25 @@ def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Di
     together = {key: ", ".join(sorted({provenance[key] for provenance in provenances})) for key in provenances[0]}
     n_embedded = counts["embedded"] + counts["duplicate"]
     return dict(
-        model=weights["model"], random_weights=int(weights["random"]), weights_sha256=identity.weights_sha256, identity=identity.digest,
-        repr_layers=list(identity.repr_layers), include=list(identity.include), compute_dtype=identity.compute_dtype,
-        store_dtype=options.store_dtype, long_sequences=identity.long_sequences, max_residues=identity.max_residues,
-        pipeline_version=__version__, code_digest=options.code_digest, torch=together["torch"], device=together["device"],
-        command=options.run_command, created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        n_records=counts["records"], n_embedded=n_embedded, n_skipped=counts["records"] - n_embedded,
+        model=weights["model"],
+        random_weights=int(weights["random"]),
+        weights_sha256=identity.weights_sha256,
+        identity=identity.digest,
+        repr_layers=list(identity.repr_layers),
+        include=list(identity.include),
+        compute_dtype=identity.compute_dtype,
+        store_dtype=options.store_dtype,
+        long_sequences=identity.long_sequences,
+        max_residues=identity.max_residues,
+        pipeline_version=__version__,
+        code_digest=options.code_digest,
+        torch=together["torch"],
+        device=together["device"],
+        command=options.run_command,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        n_records=counts["records"],
+        n_embedded=n_embedded,
+        n_skipped=counts["records"] - n_embedded,
     )
 
 
@@ -184,7 +152,7 @@ def main(options: Options) -> None:
         def outcomes() -> Iterator[Outcome]:
             return map(chunks.outcome, read_records(Path(options.records)))
 
-        totals = count(outcomes(), chunks, options.on_failure)
+        totals = count(outcomes(), options.on_failure)
         attributes = run_attributes(chunks, totals, options)
         widths = {name: next(iter(chunks.by_name.values())).width(name) for name in chunks.names}
         ledger = stack.enter_context(open(stack.enter_context(replacing(outdir / "ledger.tsv")), "w", encoding="utf-8"))

@@ -29,11 +29,11 @@ class Options:
     chunk_residues: int = field(default=0, metadata=dict(help="residues per chunk to aim at; 0: by size of input (default: 0)"))
     invalid_residues: str = field(
         default="error",
-        metadata=dict(choices=["error", "substitute", "skip"], help="letters outside fair-esm's alphabet: stop, write X, or leave the record out (default: error)"),
+        metadata=dict(
+            choices=["error", "substitute", "skip"], help="letters outside fair-esm's alphabet: stop, write X, or leave the record out (default: error)"
+        ),
     )
-    duplicate_ids: str = field(
-        default="error", metadata=dict(choices=["error", "rename"], help="ids that occur again: stop, or add _2, _3 (default: error)")
-    )
+    duplicate_ids: str = field(default="error", metadata=dict(choices=["error", "rename"], help="ids that occur again: stop, or add _2, _3 (default: error)"))
     longest_allowed: int = field(default=0, metadata=dict(help="residues; a longer record is an error; 0: any length (default: 0)"))
 
 
@@ -115,9 +115,7 @@ def main(options: Options) -> None:
                 chunks.skip(name, len(record.sequence), note)
         checker.raise_if_any()
     write_text(Path(options.outdir) / "split.json", json.dumps(chunks.totals, indent=2) + "\n")
-    log.info(
-        "%(records)d records, %(sequences)d different sequences, %(residues)d residues in %(chunks)d chunks, %(skipped)d skipped", chunks.totals
-    )
+    log.info("%(records)d records, %(sequences)d different sequences, %(residues)d residues in %(chunks)d chunks, %(skipped)d skipped", chunks.totals)
 
 
 if __name__ == "__main__":

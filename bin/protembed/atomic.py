@@ -4,13 +4,16 @@ Two ways to create one:
   replacing(path)         the last writer wins: results of a task (rename over whatever is there)
   create_exclusive(path)  the first writer wins: checkpoints (a name that is taken stays as it is)
 Both write under a unique temporary name in the same folder, fsync the file, give it its name, and fsync the folder.
+What a killed writer leaves under a temporary name is removed by the next one that can prove its death.
 This is the only module of the project that renames, links or fsyncs.
 """
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -19,11 +22,47 @@ from typing import Callable, Iterator
 # File systems without hard links (FAT, most FUSE object stores) answer link(2) with one of these.
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 BLOCK = 1 << 20
+UNKNOWN = "unknown"
+_WRITER = re.compile(r"\.(\d{1,9})\.[0-9a-f]{8}\.tmp$")
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other writer uses; it tells host and process, so that a leftover has an owner."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    """A name beside `path` that no other writer uses: `.<name>.<host>.<boot>-<pid namespace>.<pid>.<random>.tmp`."""
+    return path.with_name(f".{path.name}.{_where_pids_count()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def _where_pids_count() -> str:
+    """Names the one place where a pid means the same process as here: host, boot of its kernel, pid namespace (container)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # not Linux, or no /proc
+        boot, namespace = UNKNOWN, 0
+    return f"{socket.gethostname()}.{boot}-{namespace}"
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove temporary files in `folder` (of the final name `name`, or all) whose writers are provably dead.
+
+    Proof: written on this host, under this boot and pid namespace, by a pid that no process has. Another process that
+    got the pid meanwhile makes the file stay, and so does whatever cannot be known: it is litter, never a danger.
+    """
+    here = _where_pids_count()
+    for path in Path(folder).glob(f".{glob.escape(name) or '*'}.*.tmp"):
+        writer = _WRITER.search(path.name)
+        if writer and f".{here}.{writer[1]}." in path.name and f".{UNKNOWN}-" not in path.name and not _is_alive(int(writer[1])):
+            with contextlib.suppress(OSError):  # another writer was faster, or it is not ours to remove
+                os.unlink(path)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's process
+        pass
+    return True
 
 
 def fsync_path(path: Path) -> None:
@@ -42,6 +81,7 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block raises, the temporary file is removed and `path` is untouched.
     """
     path = Path(path)
+    remove_leftovers(path.parent, path.name)
     temporary = temporary_name(path)
     try:
         yield temporary

@@ -20,13 +20,13 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 
-from protembed.atomic import create_exclusive, set_aside, sha256_of_file
+from protembed.atomic import create_exclusive, fsync_path, remove_leftovers, set_aside, sha256_of_file
 from protembed.errors import Transient
 from protembed.layout import batch_path, is_per_residue, marker_of
 
 FORMAT = "protembed-batch 1"
 MOST_BYTES_WAITING = 1 << 30  # vectors held for the next commit, at most
-_NUMBER = re.compile(r"batch_(\d+)\.pt(\.done)?$")
+_NUMBER = re.compile(r"batch_(\d+)\.pt\b")  # of a batch, its marker, or what was set aside of them
 
 
 class Batch(NamedTuple):
@@ -40,6 +40,17 @@ class Batch(NamedTuple):
     @property
     def nbytes(self) -> int:
         return sum(vector.nbytes for vector in self.vectors.values())
+
+    def is_well_formed(self, row_count: int) -> bool:
+        """Different rows of a chunk of `row_count`, and for each of them what it owns of finite fp32 vectors."""
+        rows = self.rows.tolist()
+        lengths = {name: sum(self.residues.tolist()) if is_per_residue(name) else len(rows) for name in self.vectors}
+        return (
+            len(set(rows)) == len(rows) == len(self.flags) == len(self.residues)
+            and all(0 <= row < row_count for row in rows)
+            and len(lengths) > 0
+            and all(part.dtype == torch.float32 and len(part) == lengths[name] and bool(part.isfinite().all()) for name, part in self.vectors.items())
+        )
 
     def of_rows(self, keep: Sequence[bool]) -> "Batch":
         """Only the rows for which `keep` is true."""
@@ -64,6 +75,9 @@ class ChunkCheckpoint:
         self.rotten: List[str] = []  # what was set aside, with reasons
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for parent in (self.folder.parent, self.root):  # a power cut must not take the new folders with the batches in them
+                fsync_path(parent)
+            remove_leftovers(self.folder)
         except OSError as error:
             raise Transient(f"checkpoint folder {self.folder} cannot be made: {error}") from error
 
@@ -82,25 +96,27 @@ class ChunkCheckpoint:
     def load(self, path: Path) -> Optional[Batch]:
         """Read one batch, trusting nothing; None when it does not count. Executes no code found in the file."""
         try:
-            expected = marker_of(path).read_text(encoding="ascii", errors="replace").split()
+            marker = marker_of(path).read_text(encoding="ascii", errors="replace")
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        fault, batch = self._judge(expected, content)
+        if not marker.endswith("\n"):  # torn, or a living writer is at it (a file system without hard links shows that)
+            return None
+        fault, batch = self._judge(marker, content)
         if fault:
             self._set_aside(path, fault)
         return batch
 
-    def _judge(self, expected: List[str], content: bytes) -> "tuple[str, Optional[Batch]]":
-        if not expected or hashlib.sha256(content).hexdigest() != expected[0]:
+    def _judge(self, marker: str, content: bytes) -> "tuple[str, Optional[Batch]]":
+        if hashlib.sha256(content).hexdigest() != marker.partition(" ")[0]:
             return "its digest is not the marker's", None
         try:
             stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if (stored["format"], stored["identity"], stored["chunk"]) != (FORMAT, self.identity, self.chunk):
                 return "it belongs to another run", None
             batch = Batch(stored["rows"], stored["flags"], stored["residues"], stored["vectors"])
-            if len(batch.rows) and not 0 <= int(batch.rows.min()) <= int(batch.rows.max()) < self.row_count:
-                return "it holds rows that the chunk does not have", None
+            if not batch.is_well_formed(self.row_count):
+                return "its rows and vectors do not fit together, or not the chunk", None
         except Exception as error:  # whatever a hostile or foreign file makes the loader raise
             return f"it cannot be loaded ({type(error).__name__})", None
         return "", batch
@@ -122,8 +138,9 @@ class ChunkCheckpoint:
         return path
 
     def _create_numbered(self, write: Callable[[Path], None]) -> Path:
-        taken = [int(match[1]) for match in map(_NUMBER.search, (path.name for path in self.folder.iterdir())) if match]
-        number = max(taken, default=-1) + 1
+        # What was set aside keeps its number: a slow reader that still judges the old file would set the new one aside.
+        names = (path.name for folder in (self.folder, self.folder / "set_aside") for path in folder.glob("batch_*"))
+        number = max((int(match[1]) for match in map(_NUMBER.match, names) if match), default=-1) + 1
         while True:
             path = batch_path(self.root, self.identity, self.chunk, number)
             try:

@@ -8,30 +8,17 @@ their name, their Nextflow cache and their checkpoints (content-defined chunking
 import contextlib
 from array import array
 from pathlib import Path
-from typing import IO, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import IO, Dict, Iterator, List, Sequence, Tuple
 
 from protembed.atomic import replacing
 from protembed.identity import chunk_name
 from protembed.layout import Flag
-
-NOTHING = "-"  # in place of the digest and chunk of a record that is left out
+from protembed.records import NOTHING, RecordRow
 
 # Aim for this many chunks, within these residues per chunk: below the least, start-up dominates; above the most, a task is long.
 CHUNKS_AIMED_AT = 32
 LEAST_AIM, MOST_AIM = 1 << 17, 1 << 26
 COMPRESSED = {".gz": 1.7, ".bz2": 1.9, ".zst": 1.8}  # residues per byte of a compressed proteome, measured on UniProt's
-
-
-class RecordRow(NamedTuple):
-    """One line of records.tsv: where a record's vector will stand, or why there is none (chunk '-', row -1)."""
-
-    id: str
-    residues: int
-    sha256: str
-    chunk: str
-    row: int
-    flags: Flag
-    note: str
 
 
 def chunk_residues_for(paths: Sequence[Path]) -> int:
@@ -53,11 +40,10 @@ def writing_chunks(outdir: Path, chunk_residues: int) -> Iterator["ChunkWriter"]
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("chunk_*.fasta"):  # of a killed attempt in this very folder (a requeued job)
         leftover.unlink()
-    with replacing(outdir / "records.tsv") as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as table:
-            writer = ChunkWriter(folder, table, chunk_residues)
-            yield writer
-            writer.finish()
+    with replacing(outdir / "records.tsv") as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table:
+        writer = ChunkWriter(folder, table, chunk_residues)
+        yield writer
+        writer.finish()
 
 
 class ChunkWriter:
@@ -134,12 +120,4 @@ class ChunkWriter:
         name, residues, digest, number, flags, note = row
         chunk = self._chunk_names[self._chunk_of[number]] if number >= 0 else NOTHING
         place = self._row_of[number] if number >= 0 else -1
-        return f"{name}\t{residues}\t{digest}\t{chunk}\t{place}\t{int(flags)}\t{note}\n"
-
-
-def read_records(path: Path) -> Iterator[RecordRow]:
-    """Stream records.tsv in input order."""
-    with open(path, encoding="utf-8", newline="\n") as table:
-        for line in table:
-            name, residues, digest, chunk, row, flags, note = line.rstrip("\n").split("\t")
-            yield RecordRow(name, int(residues), digest, chunk, int(row), Flag(int(flags)), note)
+        return RecordRow(name, residues, digest, chunk, place, flags, note).as_line()

@@ -6,6 +6,7 @@ else keeps its traceback and exits with 1.
 
 import logging
 import sys
+from pathlib import Path
 from typing import Callable, Optional, Sequence, Type, TypeVar
 
 from argparse_dataclass import ArgumentParser
@@ -20,7 +21,7 @@ def run(options_class: Type[OptionsType], main: Callable[[OptionsType], None], a
     """Parse argv into `options_class`, call `main` with it, and return the exit code."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     module = sys.modules[options_class.__module__]
-    parser = _Parser(options_class, description=module.__doc__)
+    parser = _Parser(options_class, prog=Path(module.__file__).name, description=module.__doc__)
     try:
         main(parser.parse_args(argv))
     except ProtembedError as error:

@@ -8,9 +8,9 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import torch
 from torch import Tensor
 
-from protembed.errors import Transient
+from protembed.errors import Transient, first_line
 from protembed.layout import Flag, is_per_residue
-from protembed.packing import Pack, packing_efficiency, plan_packs
+from protembed.packing import Pack, balanced_budget, packing_efficiency, plan_packs
 
 Embed = Callable[[Sequence[str]], Dict[str, Tensor]]
 SPECIAL_TOKENS = 2  # BOS and EOS count towards the budget
@@ -34,24 +34,26 @@ class Embedder:
 
     def __init__(self, sequences: Sequence[str], embed: Embed, embed_fp32: Optional[Embed], max_tokens: int):
         self.sequences, self.embed, self.embed_fp32 = sequences, embed, embed_fp32
-        self.max_tokens = max_tokens
         self.token_counts = [len(sequence) + SPECIAL_TOKENS for sequence in sequences]
+        self._plan_for(max_tokens)
         self.failed: Dict[int, str] = {}
         self.forward_passes = self.tokens = self.out_of_memory = 0
 
-    def plan(self) -> List[Pack]:
-        """The packs of all rows, done or not: a resumed run must pack as the uninterrupted one did."""
-        return plan_packs(self.token_counts, self.max_tokens)
+    def _plan_for(self, max_tokens: int) -> None:
+        """Pack all rows, done or not: a resumed run must pack as the uninterrupted one did."""
+        self.max_tokens = max_tokens
+        self.pack_tokens = balanced_budget(self.token_counts, max_tokens)
+        self.packs: List[Pack] = plan_packs(self.token_counts, self.pack_tokens)
 
     def efficiency(self) -> float:
         """Real tokens over the budget of the plan."""
-        return packing_efficiency(self.plan(), self.max_tokens)
+        return packing_efficiency(self.packs, self.pack_tokens)
 
     def run(self, missing: Set[int]) -> Iterator[PackVectors]:
         """Embed the rows of `missing`; those that cannot be embedded end up in `failed` with the reason."""
         missing = set(missing)
         while missing:
-            for pack in self.plan():
+            for pack in self.packs:
                 rows = [row for row in pack.rows if row in missing]
                 if not rows:
                     continue
@@ -82,7 +84,7 @@ class Embedder:
         if len(rows) == 1:
             self.failed[rows[0]] = f"out of memory with {self.token_counts[rows[0]]} tokens alone in a pack"
         else:
-            self.max_tokens = max(1, sum(self.token_counts[row] for row in rows) // 2)
+            self._plan_for(max(1, sum(self.token_counts[row] for row in rows) // 2))
 
     def _finite(self, rows: List[int], vectors: Dict[str, Tensor]) -> PackVectors:
         residues = [len(self.sequences[row]) for row in rows]
@@ -110,7 +112,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return True
     if isinstance(error, torch.AcceleratorError):
-        raise Transient(f"the device failed: {str(error).splitlines()[0]}") from error
+        raise Transient(f"the device failed: {first_line(error)}") from error
     return False
 
 

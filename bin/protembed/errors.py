@@ -51,3 +51,8 @@ class BadOption(ProtembedError):
     """A command line option with a value that cannot be used."""
 
     exit_code = 78
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, on one line; its class when it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

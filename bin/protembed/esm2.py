@@ -28,7 +28,7 @@ TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 
 
 def resolve_layers(wanted: str, layer_count: int) -> Tuple[int, ...]:
-    """"-1" or "0,6,-2" to layers 0..layer_count, rising, each once; negatives count from the end as in esm-extract."""
+    """ "-1" or "0,6,-2" to layers 0..layer_count, rising, each once; negatives count from the end as in esm-extract."""
     try:
         layers = [int(word) for word in wanted.split(",")]
     except ValueError:

@@ -12,7 +12,7 @@ from typing import Iterator
 import h5py
 import numpy as np
 
-from protembed.errors import CorruptStore
+from protembed.errors import CorruptStore, first_line
 
 BLOCK_BYTES = 16 << 20
 CHECKSUM = "sha256"  # attribute of a dataset
@@ -62,7 +62,7 @@ def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise CorruptStore(f"{path.name} cannot be read as HDF5 ({str(error).splitlines()[0]}); it is missing or torn") from error
+        raise CorruptStore(f"{path.name} cannot be read as HDF5 ({first_line(error)}); it is missing or torn") from error
     with file:
         if file.attrs.get("format") != wanted_format:
             raise CorruptStore(f"{path.name} is not a {wanted_format} file")

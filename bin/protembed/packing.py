@@ -6,6 +6,7 @@ it, in the same order) and needs one binary search per row instead of a scan ove
 Worst case 11/9 of the optimum plus 6/9 of a pack (Dosa 2007, "The tight bound of first fit decreasing").
 """
 
+import math
 from bisect import bisect_right
 from typing import List, NamedTuple, Sequence
 
@@ -51,6 +52,25 @@ def _fill_pack(waiting: dict, sizes: List[int], max_tokens: int) -> Pack:
             del waiting[size], sizes[index]
         index = min(index, bisect_right(sizes, room)) - 1
     return Pack(rows, budget - room)
+
+
+def balanced_budget(token_counts: Sequence[int], max_tokens: int) -> int:
+    """The least budget found, at most `max_tokens`, that needs no more packs than `max_tokens` does.
+
+    With data for 10.3 packs, eleven packs of 94 % cost what ten full ones and a rump cost, but they are of one size:
+    the device's memory and kernels see the same shape in every pass, and the true budget is full.
+    """
+    if not token_counts:
+        return max_tokens
+    pack_count = len(plan_packs(token_counts, max_tokens))
+    mean, longest = sum(token_counts) / pack_count, max(token_counts)
+    for slack in (1.001, 1.003, 1.01, 1.02):
+        budget = max(longest, math.ceil(mean * slack))
+        if budget >= max_tokens:
+            break
+        if len(plan_packs(token_counts, budget)) == pack_count:
+            return budget
+    return max_tokens
 
 
 def packing_efficiency(packs: Sequence[Pack], max_tokens: int) -> float:

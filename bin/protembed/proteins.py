@@ -92,10 +92,7 @@ class _CountedLines:
             if line.startswith(">"):
                 return line
             if line.strip():
-                raise BadInput(
-                    f"{self.name}:{self.number}: expected a header that starts with '>', found {line.strip()[:40]!r}; "
-                    "is this a protein FASTA file?"
-                )
+                raise BadInput(f"{self.name}:{self.number}: expected a header that starts with '>', found {line.strip()[:40]!r}; is this a protein FASTA file?")
         raise BadInput(f"{self.name}: no records; the file is empty")
 
     def _read(self, path: Path) -> Iterator[str]:

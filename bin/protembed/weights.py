@@ -21,7 +21,7 @@ from esm.model.esm2 import ESM2
 from esm.pretrained import load_model_and_alphabet_core
 
 from protembed.atomic import sha256_of_file, write_text
-from protembed.errors import BadWeights
+from protembed.errors import BadWeights, first_line
 
 RANDOM = "random:"
 
@@ -91,8 +91,7 @@ def load_esm2(path: Path, regression: Optional[Path] = None) -> ESM2:
             warnings.filterwarnings("ignore", message="Regression weights not found")
             model, _ = load_model_and_alphabet_core("esm2", content, _load_tensors(regression) if regression else None)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        first_line = str(error).splitlines()[0]
-        raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line})") from error
+        raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line(error)})") from error
     return model.eval().requires_grad_(False)
 
 
@@ -103,17 +102,17 @@ def _load_tensors(path: Path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise BadWeights(f"{path.name} is damaged or is no PyTorch weights file ({str(error).splitlines()[0][:120]})") from error
+        raise BadWeights(f"{path.name} is damaged or is no PyTorch weights file ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format (it holds a {type(content).__name__})")
     return content
 
 
-def random_esm2(shape: Shape, seed: int = 0) -> ESM2:
+def random_esm2(shape: Shape, seed: int = 0, sharpness: float = 3.0) -> ESM2:
     """A model whose numbers are drawn, not learned, made so that mistakes show (an untrained one has flat attention).
 
-    q and k weights are scaled up, norms and biases are random, every value is a half precision number as in the
-    published files (rotary frequencies too). Equal seeds give equal models.
+    q and k weights are `sharpness` times those of fair-esm's initialisation, norms and biases are random, every value is
+    a half precision number as in the published files (rotary frequencies too). Equal seeds give equal models.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
@@ -121,7 +120,7 @@ def random_esm2(shape: Shape, seed: int = 0) -> ESM2:
         model = ESM2(num_layers=shape.layers, embed_dim=shape.width, attention_heads=shape.heads, token_dropout=True)
     for name, value in model.state_dict().items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            value *= 3.0
+            value *= sharpness
         elif "layer_norm" in name:
             value += 0.2 * torch.randn(value.shape, generator=generator)
         elif name.endswith("bias"):
@@ -134,8 +133,7 @@ def save_esm2(model: ESM2, path: Path, half: bool = True) -> None:
     """Write `model` in fair-esm's file format, without regression; `half` stores fp16 as the published files do."""
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("contact_head.")}
     stored = {
-        ("encoder." if name.startswith("lm_head") else "encoder.sentence_encoder.") + name: value.half() if half else value
-        for name, value in state.items()
+        ("encoder." if name.startswith("lm_head") else "encoder.sentence_encoder.") + name: value.half() if half else value for name, value in state.items()
     }
     config = argparse.Namespace(
         encoder_layers=model.num_layers,
@@ -152,6 +150,4 @@ def describe(path: Path, model: str, source: str) -> Description:
     esm2 = load_esm2(path)
     stored = {name: value for name, value in esm2.state_dict().items() if not name.startswith("contact_head.")}
     exact = all(torch.equal(value, value.half().float()) for value in stored.values())
-    return Description(
-        model, source, sha256_of_file(path), esm2.num_layers, esm2.embed_dim, esm2.attention_heads, exact, model.startswith(RANDOM)
-    )
+    return Description(model, source, sha256_of_file(path), esm2.num_layers, esm2.embed_dim, esm2.attention_heads, exact, model.startswith(RANDOM))

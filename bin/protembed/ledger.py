@@ -1,0 +1,59 @@
+"""ledger.tsv: what became of every record of the input, in its order. Standard library only."""
+
+from collections import Counter
+from typing import Iterable, NamedTuple
+
+from protembed.errors import Incomplete
+from protembed.layout import Flag
+from protembed.records import RecordRow
+
+HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\n"
+MOST_SHOWN = 20
+
+
+class Outcome(NamedTuple):
+    """What became of one record."""
+
+    record: RecordRow
+    status: str  # embedded; duplicate; skipped, as a policy asked; failed, in the model; lost: should never be
+    flags: Flag
+    reason: str
+    residues: int = 0  # that are embedded
+
+    @property
+    def has_vector(self) -> bool:
+        return self.status in ("embedded", "duplicate")
+
+    def as_line(self, next_row: int) -> str:
+        """As it stands in the ledger; `next_row` is its row of embeddings.h5 if it has one."""
+        record, place = self.record, next_row if self.has_vector else "-"
+        status = self.status if self.has_vector else "skipped"
+        return f"{record.id}\t{status}\t{place}\t{record.residues}\t{int(self.flags)}\t{record.sha256}\t{self.reason}\n"
+
+
+class Totals(NamedTuple):
+    """What a first pass over the records tells."""
+
+    counts: Counter  # status -> records; `records` is their sum
+    flags: Counter  # flag name -> records
+    embedded_residues: int
+
+
+def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
+    """Count statuses and flags; Incomplete when a record has no vector that should have one.
+
+    on_failure: 'skip' lets failed sequences go without a vector, never a lost one.
+    """
+    counts, flags = Counter(records=0), Counter({flag.name.lower(): 0 for flag in Flag})
+    residues, shown = 0, []
+    for outcome in outcomes:
+        counts.update(["records", outcome.status])
+        flags.update(flag.name.lower() for flag in Flag if flag & outcome.flags)
+        residues += outcome.residues
+        if outcome.status == "lost" or (outcome.status == "failed" and on_failure == "error"):
+            counts["wanted"] += 1
+            if len(shown) < MOST_SHOWN:
+                shown.append(f"{outcome.record.id}: {outcome.reason}")
+    if shown:
+        raise Incomplete("\n".join([f"{counts['wanted']} of {counts['records']} records have no vector; resume to try them again:", *shown]))
+    return Totals(counts, flags, residues)

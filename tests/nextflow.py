@@ -1,0 +1,103 @@
+"""Real Nextflow, driven as a user drives it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from protembed.store import check_embeddings
+from tests.conftest import ROOT, draw_lengths, make_proteins, write_fasta
+
+PARSERS = ["v1", "v2"]
+STEPS = {"SPLIT_FASTA": 1, "FETCH_WEIGHTS": 1, "MERGE_CHUNKS": 1}
+
+
+def basic(folder, hostile_pt):
+    """Arguments of a run that takes seconds: 60 proteins in a few chunks, the hostile model."""
+    fasta = folder / "proteins.fasta"
+    if not fasta.exists():
+        write_fasta(fasta, make_proteins(draw_lengths(60, 20, 200), seed=21))
+    return ["--input", fasta, "--model", hostile_pt, "--weights_dir", folder / "downloads", "--chunk_residues", 2000]
+
+
+def content(folder, outdir="results"):
+    return check_embeddings(folder / outdir / "embeddings.h5")["content_sha256"]
+
+
+def environment(parser="v1"):
+    """The scripts find the Python that runs the tests; nothing of the user's is touched."""
+    quick_start = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # a run of seconds does not repay the best compiler
+    return {
+        **os.environ,
+        "NXF_OPTS": quick_start,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "NXF_SYNTAX_PARSER": parser,
+        "NXF_ANSI_LOG": "false",
+    }
+
+
+def command(*arguments, main=ROOT / "main.nf"):
+    return [str(ROOT / "tools" / "nextflow"), "run", str(main), "-ansi-log", "false", *map(str, arguments)]
+
+
+class Run:
+    """A finished run: what it printed, and which tasks it ran or took from the cache."""
+
+    def __init__(self, code, output):
+        self.code, self.output = code, output
+
+    def submitted(self):
+        """Process name -> tasks that were run."""
+        return Counter(re.findall(r"(?:Submitted|Re-submitted) process > (\w+)", self.output))
+
+    def cached(self):
+        """Process name -> tasks that were not."""
+        return Counter(re.findall(r"Cached process > (\w+)", self.output))
+
+
+def run_pipeline(folder, *arguments, parser="v1", check=True, main=ROOT / "main.nf"):
+    """Run main.nf in `folder` (its work, .nextflow and results) to its end."""
+    done = subprocess.run(
+        command(*arguments, main=main), cwd=folder, env=environment(parser), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return Run(done.returncode, done.stdout)
+
+
+def start_pipeline(folder, *arguments, parser="v1"):
+    """The same, left running, in a process group of its own; its output goes to <folder>/console.txt."""
+    with open(folder / "console.txt", "w") as console:
+        return subprocess.Popen(command(*arguments), cwd=folder, env=environment(parser), stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def wait_for(condition, seconds=120, still=lambda: True):
+    """Poll until `condition()` holds; AssertionError when `still()` does not any more or the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert still() and time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    return found
+
+
+def workers(folder):
+    """Process ids of the embed_chunk.py that work below `folder`, dead ones left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"embed_chunk.py" in (entry / "cmdline").read_bytes() and str(folder) in os.readlink(entry / "cwd"):
+                if b"python" in (entry / "cmdline").read_bytes().split(b"\0")[0]:
+                    found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

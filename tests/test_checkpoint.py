@@ -1,0 +1,138 @@
+import os
+import threading
+import time
+
+import pytest
+import torch
+
+from protembed.checkpoint import BackgroundCommitter, Batch, ChunkCheckpoint
+from protembed.errors import Transient
+from protembed.layout import batch_path, marker_of
+
+NAME = "representations/1/mean"
+
+
+def batch(rows, value=1.0, residues=3):
+    count = len(rows)
+    vectors = {NAME: torch.full((count, 4), value), "representations/1/per_tok": torch.full((count * residues, 4), value)}
+    return Batch(torch.tensor(rows), torch.zeros(count, dtype=torch.uint8), torch.full((count,), residues), vectors)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return ChunkCheckpoint(tmp_path, "identity", "chunk_1", 10)
+
+
+def rows_done(checkpoint):
+    return sorted(sum(checkpoint.good_batches().values(), []))
+
+
+def test_a_committed_batch_comes_back_as_it_was(checkpoint):
+    path = checkpoint.commit(batch([4, 2], 7.5))
+    loaded = checkpoint.load(path)
+    assert loaded.rows.tolist() == [4, 2]
+    assert torch.equal(loaded.vectors[NAME], torch.full((2, 4), 7.5))
+
+
+def test_paths_are_root_identity_chunk_batch_and_nothing_else(checkpoint, tmp_path):
+    checkpoint.commit(batch([0]))
+    checkpoint.commit(batch([1]))
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert found == [f"identity/chunk_1/batch_0000{number}.pt{end}" for number in (0, 1) for end in ("", ".done")]
+    assert batch_path(tmp_path, "identity", "chunk_1", 1) == tmp_path / "identity" / "chunk_1" / "batch_00001.pt"
+
+
+def test_the_marker_is_a_line_that_sha256sum_can_check(checkpoint):
+    path = checkpoint.commit(batch([0]))
+    assert os.system(f"cd '{path.parent}' && sha256sum --quiet --check {marker_of(path).name}") == 0
+
+
+def test_a_batch_without_marker_does_not_count_and_is_left_to_its_writer(checkpoint):
+    path = checkpoint.commit(batch([0]))
+    marker_of(path).unlink()
+    assert rows_done(checkpoint) == []
+    assert path.exists()
+    assert checkpoint.commit(batch([0])).name == "batch_00001.pt"
+
+
+def test_a_marker_without_batch_does_not_count(checkpoint):
+    checkpoint.commit(batch([0])).unlink()
+    assert rows_done(checkpoint) == []
+
+
+def test_good_batches_after_a_rotten_one_are_kept(checkpoint):
+    paths = [checkpoint.commit(batch([row])) for row in range(3)]
+    content = bytearray(paths[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    paths[1].write_bytes(content)
+    assert rows_done(checkpoint) == [0, 2]
+    assert "batch_00001.pt" in checkpoint.rotten[0]
+    assert not paths[1].exists() and len(list((checkpoint.folder / "set_aside").iterdir())) == 2
+
+
+def test_a_batch_of_another_identity_or_chunk_is_not_used(checkpoint, tmp_path):
+    for identity, chunk in (("other", "chunk_1"), ("identity", "chunk_2")):
+        foreign = ChunkCheckpoint(tmp_path, identity, chunk, 10).commit(batch([5]))
+        for path in (foreign, marker_of(foreign)):
+            path.rename(checkpoint.folder / path.name)
+        assert rows_done(checkpoint) == []
+        assert "belongs to another run" in checkpoint.rotten[-1]
+
+
+def test_a_row_that_two_writers_committed_counts_once(checkpoint):
+    first, second = checkpoint.commit(batch([1, 2], 1.0)), checkpoint.commit(batch([2, 3], 2.0))
+    assert checkpoint.good_batches() == {first: [1, 2], second: [3]}
+    kept = checkpoint.load(second).of_rows([False, True])
+    assert (kept.rows.tolist(), len(kept.vectors["representations/1/per_tok"])) == ([3], 3)
+
+
+def test_rows_beyond_the_chunk_make_a_batch_rotten(checkpoint):
+    checkpoint.commit(batch([10]))
+    assert rows_done(checkpoint) == []
+
+
+def test_no_temporary_file_is_left(checkpoint, tmp_path):
+    checkpoint.commit(batch([0]))
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_folder_that_cannot_be_made_is_transient(tmp_path):
+    (tmp_path / "identity").write_text("a file where a folder should be")
+    with pytest.raises(Transient, match="cannot be made"):
+        ChunkCheckpoint(tmp_path, "identity", "chunk_1", 1)
+
+
+def test_commits_run_beside_the_work_but_never_two_behind():
+    running, most_running, done = [], [], []
+    release = threading.Event()
+
+    def slow(part):
+        running.append(part)
+        most_running.append(len(running))
+        release.wait(10)
+        running.remove(part)
+        done.append(part.rows.tolist())
+
+    with BackgroundCommitter(slow, seconds=0) as committer:
+        committer.add(batch([0]))  # returns at once
+        assert not done
+        threading.Timer(0.2, release.set).start()
+        started = time.monotonic()
+        committer.add(batch([1]))  # has to wait for the first
+        assert time.monotonic() - started > 0.1
+    assert (done, max(most_running)) == ([[0], [1]], 1)
+
+
+def test_what_was_computed_is_committed_even_when_the_work_fails(checkpoint):
+    with pytest.raises(KeyboardInterrupt), BackgroundCommitter(checkpoint.commit, seconds=1000) as committer:
+        committer.add(batch([3]))
+        raise KeyboardInterrupt
+    assert rows_done(checkpoint) == [3]
+
+
+def test_a_failed_commit_is_not_forgotten():
+    def full(part):
+        raise Transient("disk full")
+
+    with pytest.raises(Transient, match="disk full"), BackgroundCommitter(full, seconds=0) as committer:
+        committer.add(batch([3]))

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from protembed.chunk_file import open_chunk_file
+from protembed.embedding import Embedder
+from protembed.esm2 import PackedESM2
+from protembed.layout import Flag
+from protembed.weights import Shape, random_esm2, save_esm2
+from tests.conftest import make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk
+from tests.test_embed_chunk import FP32_BOUND, embed, only_h5
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    return make_proteins([700, 401, 333, 333, 200, 150, 90, 50, 50, 49, 20, 7, 3, 1], seed=11)
+
+
+def test_numbers_beyond_half_precision_are_computed_again_in_single(tmp_path, sequences):
+    model = random_esm2(Shape(1, 64, 1), seed=2)
+    model.layers[0].fc1.weight *= 3e5  # fc1's output leaves the range of float16 in every row
+    save_esm2(model, tmp_path / "wild.pt", half=False)
+    run_inside("fetch_weights.py", tmp_path / "wild.pt", "--outdir", tmp_path / "weights")
+    chunk = write_chunk(tmp_path / "chunk.fasta", sequences[4:7])
+    embed(chunk, tmp_path / "weights", tmp_path / "out", "--dtype", "float16", "--include", "mean,per_tok")
+    with open_chunk_file(only_h5(tmp_path / "out")) as stored:
+        assert stored.flags.tolist() == [int(Flag.FP32_RERUN)] * 3
+        for row, sequence in enumerate(sequences[4:7]):
+            reference = reference_layers(model, sequence, [1])[1][1:-1]
+            assert relative_l2(stored.vectors("representations/1/per_tok", [row]), reference) <= FP32_BOUND
+
+
+@pytest.fixture
+def poisoned(tmp_path):
+    """Weights that give NaN for any sequence with a tryptophan, in every precision."""
+    model = random_esm2(Shape(1, 64, 1), seed=2)
+    model.embed_tokens.weight[model.alphabet.get_idx("W")] = float("nan")
+    save_esm2(model, tmp_path / "poisoned.pt")
+    run_inside("fetch_weights.py", tmp_path / "poisoned.pt", "--outdir", tmp_path / "poisoned")
+    return tmp_path / "poisoned"
+
+
+def test_a_sequence_that_always_fails_does_not_take_its_neighbours_along(tmp_path, poisoned):
+    chunk = write_chunk(tmp_path / "chunk.fasta", ["ACDEF", "ACWEF", "GHIKL"])
+    done = embed(chunk, poisoned, tmp_path / "out", check=False)
+    assert done.returncode == 69
+    assert "(row 1): the model gives numbers that are not finite" in done.stderr
+    embed(chunk, poisoned, tmp_path / "out", "--on-failure", "skip")
+    (metrics,) = metrics_of(tmp_path / "out")
+    assert (metrics["reused"], metrics["failed"]) == (2, 1)  # the neighbours were kept by the first attempt
+    with open_chunk_file(only_h5(tmp_path / "out")) as stored:
+        assert list(stored.failed) == [1]
+        assert np.isfinite(stored.vectors("representations/1/mean", np.array([0, 2]))).all()
+
+
+def test_out_of_memory_halves_the_pack_and_loses_nothing(weights, hostile_esm2, sequences):
+    engine = PackedESM2(hostile_esm2, [3], ("mean",), torch.float32, torch.device("cpu"))
+
+    def small_device(pack):
+        if sum(map(len, pack)) > 450:
+            raise torch.OutOfMemoryError("injected")
+        return engine.embed(pack)
+
+    embedder = Embedder(sequences, small_device, None, max_tokens=4096)
+    done = [row for result in embedder.run(set(range(len(sequences)))) for row in result.rows]
+    assert embedder.out_of_memory >= 3
+    assert embedder.max_tokens <= 452 * 2
+    assert list(embedder.failed) == [0] and "out of memory with 702 tokens alone" in embedder.failed[0]
+    assert sorted(done) == list(range(1, len(sequences)))

@@ -1,0 +1,140 @@
+import argparse
+import functools
+import http.server
+import json
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from protembed.weights import SHAPES, load_esm2, random_esm2, save_esm2
+from tests.conftest import run_inside
+
+NAME = "esm2_t6_8M_UR50D"
+
+
+def fetch(tmp_path, model, *arguments, check=True):
+    model = tmp_path / model if str(model).endswith(".pt") else model
+    return run_inside("fetch_weights.py", model, "--outdir", tmp_path / "weights", *arguments, check=check)
+
+
+def description(tmp_path):
+    return json.loads((tmp_path / "weights" / "weights.json").read_text())
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A real HTTP server with the folders of fair-esm's, and the paths that it was asked for."""
+    site = tmp_path / "site"
+    (site / "models").mkdir(parents=True)
+    (site / "regression").mkdir()
+    model = random_esm2(SHAPES[NAME], seed=4)
+    save_esm2(model, site / "models" / f"{NAME}.pt")
+    regression = {name: value for name, value in model.state_dict().items() if name.startswith("contact_head.")}
+    torch.save({"model": regression}, site / "regression" / f"{NAME}-contact-regression.pt")
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, *_):
+            asked.append(self.path)
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}", asked, site
+    running.shutdown()
+
+
+def test_a_model_is_downloaded_once_with_its_regression_and_described(tmp_path, server):
+    url, asked, site = server
+    fetch(tmp_path, NAME, "--url", url)
+    assert asked == [f"/models/{NAME}.pt", f"/regression/{NAME}-contact-regression.pt"]
+    assert (tmp_path / "weights" / "model.pt").read_bytes() == (site / "models" / f"{NAME}.pt").read_bytes()
+    told = description(tmp_path)
+    assert (told["layers"], told["width"], told["heads"], told["fp16_exact"], told["random"]) == (6, 320, 20, True, False)
+    fetch(tmp_path, NAME, "--url", url)
+    assert len(asked) == 2
+    model = load_esm2(tmp_path / "weights" / "model.pt", tmp_path / "weights" / "regression.pt")
+    assert torch.equal(model.contact_head.regression.weight, random_esm2(SHAPES[NAME], seed=4).contact_head.regression.weight)
+
+
+def test_a_download_that_breaks_off_leaves_nothing_under_the_final_name(tmp_path, server):
+    url, _, site = server
+    (site / "models" / f"{NAME}.pt").unlink()
+    done = fetch(tmp_path, NAME, "--url", url, check=False)
+    assert (done.returncode, "404" in done.stderr) == (66, True)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_no_network_is_transient_and_names_the_way_out(tmp_path):
+    done = fetch(tmp_path, NAME, "--url", "http://127.0.0.1:9", check=False)
+    assert (done.returncode, "give --model a .pt file" in done.stderr) == (75, True)
+
+
+def test_a_download_of_another_model_is_refused(tmp_path, server):
+    url, _, site = server
+    save_esm2(random_esm2(SHAPES["esm2_t12_35M_UR50D"]), site / "models" / f"{NAME}.pt")
+    done = fetch(tmp_path, NAME, "--url", url, check=False)
+    assert (done.returncode, "12 layers" in done.stderr) == (66, True)
+
+
+def test_random_models_are_the_same_every_time_and_say_that_they_mean_nothing(tmp_path):
+    fetch(tmp_path, f"random:{NAME}")
+    first = description(tmp_path)
+    fetch(tmp_path, f"random:{NAME}")
+    assert description(tmp_path)["sha256"] == first["sha256"]
+    assert first["random"] and (first["layers"], first["width"]) == (6, 320)
+
+
+def test_a_local_file_may_have_any_name(tmp_path, hostile_pt):
+    fetch(tmp_path, hostile_pt)
+    assert (description(tmp_path)["layers"], description(tmp_path)["model"]) == (3, "hostile.pt")
+
+
+EXECUTED = Path(tempfile.mkdtemp()) / "executed"
+
+
+class Hostile:
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {EXECUTED}",)
+
+
+@pytest.mark.parametrize(
+    "write, says",
+    [
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: path.write_bytes(b"no weights"), "damaged"),
+        (lambda path: torch.save({"a": torch.ones(3)}, path), "not an ESM-2 model"),
+        (lambda path: torch.save([1, 2], path), "not an ESM-2 model"),
+        (lambda path: torch.save({"cfg": {"model": argparse.Namespace(arch="other")}, "model": {}}, path), "not an ESM-2 model"),
+        (lambda path: torch.save(Hostile(), path), "damaged"),
+    ],
+    ids=["empty", "text", "tensors", "list", "other family", "hostile pickle"],
+)
+def test_a_file_that_is_no_esm2_is_exit_66_and_executes_nothing(tmp_path, write, says):
+    write(tmp_path / "in.pt")
+    done = fetch(tmp_path, "in.pt", check=False)
+    assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (66, True, False)
+    assert not EXECUTED.exists()
+
+
+def test_a_truncated_file_is_exit_66(tmp_path, hostile_pt):
+    (tmp_path / "in.pt").write_bytes(hostile_pt.read_bytes()[:-1000])
+    assert fetch(tmp_path, "in.pt", check=False).returncode == 66
+
+
+@pytest.mark.parametrize(
+    "model, hint",
+    [
+        ("esm2_t33_650M", "did you mean esm2_t33_650M_UR50D?"),
+        ("random:esm2_8M", "did you mean esm2_t6_8M_UR50D?"),
+        ("bert", "choose one of"),
+        ("gone.pt", "no such file"),
+    ],
+)
+def test_an_unknown_model_is_exit_66_with_the_nearest_right_name(tmp_path, model, hint):
+    done = fetch(tmp_path, model, check=False)
+    assert (done.returncode, hint in done.stderr) == (66, True)

@@ -1,0 +1,140 @@
+"""Rules that a review forgets."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+
+import h5py
+import pytest
+
+from tests.conftest import BIN, ROOT, run_inside, write_fasta
+from tests.nextflow import environment
+
+PACKAGE = BIN / "protembed"
+SCRIPTS = sorted(BIN.glob("*.py"))
+# The lowest level may be imported by all others of the package; those import nothing else of it.
+LOWEST = {"errors", "atomic", "packing", "identity", "layout", "records", "hdf5", "tokens"}
+TORCH_ALLOWED = {"weights", "esm2", "tokens", "embedding", "checkpoint", "embed_chunk", "fetch_weights", "verify_embeddings"}
+
+
+def imports_of(path):
+    """Names of the modules that a file imports, protembed's without the package's name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"protembed.{alias.name}" for alias in node.names} if node.module == "protembed" else {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def ours(path):
+    return {name.removeprefix("protembed.") for name in imports_of(path) if name.startswith("protembed.") and name != "protembed.__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_dependencies_go_one_way(path):
+    assert ours(path) <= LOWEST
+    if path.stem in LOWEST:
+        assert ours(path) <= {"errors", "layout"} - {path.stem}
+
+
+@pytest.mark.parametrize("path", [*PACKAGE.glob("*.py"), *SCRIPTS], ids=lambda path: path.stem)
+def test_only_what_computes_imports_torch(path):
+    heavy = {name.split(".")[0] for name in imports_of(path) if name} & {"torch", "esm"}
+    assert not heavy or path.stem in TORCH_ALLOWED
+
+
+@pytest.mark.parametrize("script", ["split_fasta", "merge_chunks"])
+def test_split_and_merge_run_without_torch_in_reach(script):
+    blocked = "import sys; sys.modules['torch'] = None; sys.modules['esm'] = None; import runpy; sys.argv = ['x', '--help']; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{blocked} runpy.run_path({str(BIN / script) + '.py'!r}, run_name='__main__')"],
+        env={**os.environ, "PYTHONPATH": str(BIN)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("bin/**/*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("modules/**/*.nf"), ROOT / "main.nf"], ids=lambda path: path.name
+)
+def test_a_file_is_one_idea_and_under_two_hundred_lines(path):
+    assert len(path.read_text().splitlines()) < 200
+
+
+def test_scripts_are_executable_and_nothing_else_is_in_bin():
+    assert all(os.access(path, os.X_OK) for path in SCRIPTS)
+    tracked = subprocess.run(["git", "ls-files", "bin"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert all(re.fullmatch(r"bin/(protembed/)?\w+\.py", name) and "test_" not in name for name in tracked)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_step_has_one_name_in_four_places(script):
+    module = ROOT / "modules" / script.stem / "main.nf"
+    assert f"process {script.stem.upper()} {{" in module.read_text()
+    assert f"{script.stem}.py" in module.read_text()
+    assert (ROOT / "tests" / f"test_{script.stem}.py").exists()
+
+
+def declared():
+    groups = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values()
+    return {name: rule for group in groups for name, rule in group["properties"].items()}
+
+
+@pytest.mark.nextflow
+def test_defaults_of_schema_and_config_are_the_same():
+    shown = subprocess.run([ROOT / "tools" / "nextflow", "config", "-flat", ROOT], env=environment(), capture_output=True, text=True, check=True).stdout
+    configured = dict(re.findall(r"^params\.(\w+) = (.*)$", shown, re.MULTILINE))
+    assert set(configured) == set(declared())
+    for name, rule in declared().items():
+        default = rule.get("default")
+        assert configured[name] == ("null" if default is None else f"'{default}'" if isinstance(default, str) else json.dumps(default)), name
+
+
+def test_every_parameter_is_described_in_the_schema_and_in_the_docs():
+    usage = (ROOT / "docs" / "usage.md").read_text()
+    for name, rule in declared().items():
+        assert rule["description"]
+        assert f"`--{name}`" in usage
+
+
+def test_every_exit_code_is_in_the_docs():
+    from protembed import errors
+
+    codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ProtembedError)} - {1}
+    assert codes == {65, 66, 67, 68, 69, 75, 78}
+    usage = (ROOT / "docs" / "usage.md").read_text()
+    assert all(f"| {code} |" in usage for code in codes)
+
+
+def test_versions_agree():
+    from protembed import __version__
+
+    assert re.search(r"version\s+= '(.*)'", (ROOT / "nextflow.config").read_text())[1] == __version__
+
+
+def test_the_reader_in_the_readme_reads_a_real_file(tmp_path, weights, monkeypatch, capsys):
+    write_fasta(tmp_path / "in.fasta", ["MKVLA", "ACDEF"])
+    text = (tmp_path / "in.fasta").read_text().replace("protein1", "sp|P0AFK0|PMBA_ECOLI")
+    (tmp_path / "in.fasta").write_text(text)
+    run_inside("split_fasta.py", tmp_path / "in.fasta", "--outdir", tmp_path)
+    run_inside("embed_chunk.py", next((tmp_path / "chunks").iterdir()), "--weights", weights, "--outdir", tmp_path)
+    run_inside(
+        "merge_chunks.py",
+        *tmp_path.glob("*.h5"),
+        "--records",
+        tmp_path / "records.tsv",
+        "--weights",
+        weights / "weights.json",
+        "--outdir",
+        tmp_path / "results",
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1], {})
+    with h5py.File("results/embeddings.h5") as file:
+        assert str(file["embeddings"][1])[:20] in capsys.readouterr().out

@@ -1,0 +1,115 @@
+import gzip
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from protembed.proteins import digest_of, read_fasta
+from protembed.weights import Shape, random_esm2, save_esm2
+from tests.conftest import DEMO_FASTA, ROOT, make_proteins, metrics_of, reference_layers, relative_l2, write_fasta
+from tests.nextflow import PARSERS, basic, run_pipeline
+
+pytestmark = pytest.mark.nextflow
+FP32_BOUND = 2e-5
+
+
+def test_the_whole_e_coli_proteome_comes_out_in_order_with_fair_esms_values(tmp_path, hostile_esm2, hostile_pt):
+    proteome = ROOT.parent / "shared" / "data" / "ecoli_UP000000625.fasta.gz"
+    if not proteome.exists():
+        pytest.skip("the proteome is not part of the repository; the demo's records are tested in its place")
+    run_pipeline(tmp_path, "--input", proteome, "--model", hostile_pt, "--weights_dir", tmp_path, "--chunk_residues", 400000)
+    records = list(read_fasta(proteome))
+    with h5py.File(tmp_path / "results" / "embeddings.h5") as file:
+        assert list(file["sequence_ids"].asstr()) == [record.id for record in records]
+        assert np.array_equal(file["sha256"][:], np.array([list(digest_of(record.sequence)) for record in records], np.uint8))
+        vectors = file["embeddings"][:]
+        assert (file["flags"][:] & 1).sum() == sum(len(record.sequence) > 1022 for record in records) == 54
+    assert np.isfinite(vectors).all()
+    for row in range(0, len(records), 87):
+        reference = reference_layers(hostile_esm2, records[row].sequence[:1022], [3])[3][1:-1]
+        assert relative_l2(vectors[row][None], reference.double().mean(0)[None]) <= FP32_BOUND
+    by_sequence = {}
+    for row, record in enumerate(records):
+        first = by_sequence.setdefault(record.sequence, row)
+        assert np.array_equal(vectors[row], vectors[first])
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_bad_input_stops_before_any_embedding_with_its_lines_on_the_console(tmp_path, hostile_pt, parser):
+    (tmp_path / "proteins.fasta").write_text(">a\nMKJ\n>b\nMK\n>b\nMV\n")
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), parser=parser, check=False)
+    assert run.code != 0
+    assert "proteins.fasta:1 a has letters outside the alphabet: J" in run.output
+    assert "proteins.fasta:5 b occurs more than once" in run.output
+    assert "EMBED_CHUNK" not in run.submitted()
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_wrong_parameters_stop_the_run_before_any_task_one_line_each(tmp_path, hostile_pt, parser):
+    wrong = {
+        ("--max_token", "5"): "--max_token is not a parameter; did you mean --max_tokens?",
+        ("--checkpoint-dir", "x"): "--checkpoint-dir is not a parameter; did you mean --checkpoint_dir?",
+        ("--max_residues", "ten"): "--max_residues must be a whole number, found 'ten'",
+        ("--max_tokens", "0"): "--max_tokens must be at least 16, found 0",
+        ("--dtype", "float23"): "--dtype must be one of auto, float32, float16, bfloat16; found 'float23', did you mean float32?",
+        ("--include", "mean,tokens"): "--include has the value 'mean,tokens'",
+        ("--keep_checkpoints", "maybe"): "--keep_checkpoints must be true or false, found 'maybe'",
+    }
+    run = run_pipeline(tmp_path, "--model", hostile_pt, *sum(wrong, ()), parser=parser, check=False)
+    assert run.code != 0
+    for line in [*wrong.values(), "--input is required"]:
+        assert run.output.count(line) == 1
+    assert not run.submitted()
+
+
+def test_an_input_that_does_not_exist_is_named_before_any_task(tmp_path, hostile_pt):
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--input", "nowhere.fasta", check=False)
+    assert run.code != 0 and "nowhere.fasta" in run.output
+    assert not run.submitted()
+
+
+@pytest.mark.parametrize("model, says", [("esm2_t6_8M", "did you mean esm2_t6_8M_UR50D?"), ("broken.pt", "damaged")])
+def test_a_model_that_is_none_stops_before_any_embedding(tmp_path, hostile_pt, model, says):
+    (tmp_path / "broken.pt").write_bytes(b"not weights")
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--model", model, check=False)
+    assert run.code != 0 and says in run.output
+    assert "EMBED_CHUNK" not in run.submitted()
+
+
+def test_several_files_and_globs_are_taken_in_order(tmp_path, hostile_pt):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        with gzip.open(tmp_path / name / "part.fasta.gz", "wt") as handle:
+            handle.write(f">{name}\n{make_proteins([30], seed=ord(name))[0]}\n")
+    run_pipeline(
+        tmp_path, *basic(tmp_path, hostile_pt), "--input", f"{tmp_path}/b/part.fasta.gz,{tmp_path}/?/../proteins.fasta,{tmp_path}/a/*.gz".replace("?/../", "")
+    )
+    with h5py.File(tmp_path / "results" / "embeddings.h5") as file:
+        ids = list(file["sequence_ids"].asstr())
+    assert (ids[0], ids[1], ids[-1], len(ids)) == ("b", "protein0", "a", 62)
+
+
+def test_a_sequence_that_fails_leaves_all_others_done_and_the_run_failed(tmp_path):
+    model = random_esm2(Shape(1, 64, 1), seed=2)
+    model.embed_tokens.weight[model.alphabet.get_idx("O")] = float("nan")
+    save_esm2(model, tmp_path / "poisoned.pt")
+    given = make_proteins([100] * 12, seed=1)
+    given[2] += "O"
+    fasta = write_fasta(tmp_path / "in.fasta", given)
+    shared = ["--input", fasta, "--model", tmp_path / "poisoned.pt", "--weights_dir", tmp_path, "--chunk_residues", "400"]
+    failed = run_pipeline(tmp_path, *shared, check=False)
+    assert failed.code != 0
+    assert "not finite" in failed.output and "protein2" in failed.output
+    assert not (tmp_path / "results" / "embeddings.h5").exists()
+    skipped = run_pipeline(tmp_path, *shared, "--on_failure", "skip", "-resume")
+    assert "11 of 12 records embedded" in skipped.output
+    assert sum(metrics["forward_passes"] for metrics in metrics_of(tmp_path / "work") if metrics["failed"]) == 1
+    assert json.loads((tmp_path / "results" / "summary.json").read_text())["n_skipped"] == 1
+
+
+def test_the_demo_profile_runs_on_real_proteins(tmp_path, hostile_pt):
+    run = run_pipeline(tmp_path, "-profile", "demo", "--model", hostile_pt, "--weights_dir", tmp_path)
+    assert f"{len(list(read_fasta(DEMO_FASTA)))} of 324 records embedded" in run.output
+    assert run.submitted()["EMBED_CHUNK"] >= 3

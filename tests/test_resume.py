@@ -1,0 +1,169 @@
+import shutil
+import signal
+
+import pytest
+
+from protembed.store import check_embeddings
+from protembed.weights import Shape, random_esm2, save_esm2
+from tests.conftest import ROOT, draw_lengths, make_proteins, metrics_of, write_fasta
+from tests.nextflow import PARSERS, STEPS, basic, content, kill, run_pipeline, start_pipeline, wait_for, workers
+
+pytestmark = pytest.mark.nextflow
+
+
+@pytest.fixture(scope="module", params=PARSERS)
+def finished(request, tmp_path_factory, hostile_pt):
+    """A finished run under each parser: (folder, arguments, parser, number of chunks, run)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    arguments = basic(folder, hostile_pt)
+    run = run_pipeline(folder, *arguments, parser=request.param)
+    chunks = run.submitted()["EMBED_CHUNK"]
+    assert chunks >= 3
+    return folder, arguments, request.param, chunks, run
+
+
+def test_a_finished_run_is_complete_and_says_where_its_results_are(finished):
+    folder, _, _, chunks, run = finished
+    assert run.submitted() == {**STEPS, "EMBED_CHUNK": chunks}
+    assert "60 of 60 records embedded" in run.output
+    assert "results/embeddings.h5" in run.output and "results/ledger.tsv" in run.output and "tokens/s" in run.output
+    assert check_embeddings(folder / "results" / "embeddings.h5")["n_embedded"] == 60
+    assert [path.name for path in (folder / "work" / "checkpoints").iterdir()] == [".protembed-anchor"]
+
+
+def test_an_unchanged_run_computes_nothing_and_says_so(finished):
+    folder, arguments, parser, chunks, _ = finished
+    again = run_pipeline(folder, *arguments, "-resume", parser=parser)
+    assert not again.submitted()
+    assert again.cached() == {**STEPS, "EMBED_CHUNK": chunks}
+    assert "everything was cached" in again.output
+
+
+def test_what_changes_no_number_recomputes_nothing(finished):
+    folder, arguments, parser, _, _ = finished
+    (folder / "neutral.config").write_text("process { withName: EMBED_CHUNK { cpus = 1; memory = 3.GB } }\nprocess.beforeScript = 'true'\n")
+    (folder / "proteins.fasta").touch()
+    neutral = [
+        "--outdir",
+        "elsewhere",
+        "--checkpoint_dir",
+        "other_root",
+        "--checkpoint_seconds",
+        "7",
+        "--max_tokens",
+        "999",
+        "--keep_checkpoints",
+        "--publish_dir_mode",
+        "link",
+    ]
+    again = run_pipeline(folder, *arguments, *neutral, "-c", "neutral.config", "-resume", parser=parser)
+    assert not again.submitted()
+    assert content(folder, "elsewhere") == content(folder)
+
+
+# Each parameter that can change a result, and the steps that must run again. A stub's outputs have no content that could
+# differ, so that what follows such a step stays cached (cache 'deep').
+CHANGES = [
+    (["--max_residues", "100"], {"EMBED_CHUNK"}),
+    (["--long_sequences", "full"], {"EMBED_CHUNK"}),
+    (["--repr_layers", "0,1"], {"EMBED_CHUNK"}),
+    (["--include", "mean,bos"], {"EMBED_CHUNK"}),
+    (["--dtype", "bfloat16"], {"EMBED_CHUNK"}),
+    (["--on_failure", "skip"], {"EMBED_CHUNK", "MERGE_CHUNKS"}),
+    (["--store_dtype", "float16"], {"MERGE_CHUNKS"}),
+    (["--invalid_residues", "skip"], {"SPLIT_FASTA"}),
+    (["--duplicate_ids", "rename"], {"SPLIT_FASTA"}),
+    (["--chunk_residues", "3000"], {"SPLIT_FASTA"}),
+    (["--model", "random:esm2_t6_8M_UR50D"], {"FETCH_WEIGHTS", "EMBED_CHUNK"}),
+]
+
+
+@pytest.fixture(scope="module", params=PARSERS)
+def stubbed(request, tmp_path_factory, hostile_pt):
+    """A finished stub run under each parser: the real workflow and cache, tasks that only touch their outputs."""
+    folder = tmp_path_factory.mktemp(f"stub-{request.param}")
+    arguments = [*basic(folder, hostile_pt), "-stub-run"]
+    run_pipeline(folder, *arguments, parser=request.param)
+    return folder, arguments, request.param
+
+
+@pytest.mark.parametrize("change, rerun", CHANGES, ids=[change[0] for change, _ in CHANGES])
+def test_what_changes_a_number_is_computed_again(stubbed, change, rerun):
+    folder, arguments, parser = stubbed
+    again = run_pipeline(folder, *arguments, *change, "-resume", parser=parser)
+    assert set(again.submitted()) == rerun
+
+
+def test_changed_code_in_the_package_recomputes_everything(tmp_path, hostile_pt):
+    """Nextflow hashes the scripts, not what they import: the code digest has to."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv", "tests", "results", "work", ".nextflow*"))
+    arguments = [*basic(tmp_path, hostile_pt), "-stub-run", "-resume"]
+    main = checkout / "main.nf"
+    first = run_pipeline(tmp_path, *arguments, main=main)
+    with open(checkout / "bin" / "protembed" / "tokens.py", "a") as module:
+        module.write("# a change\n")
+    assert run_pipeline(tmp_path, *arguments, main=main).submitted() == first.submitted()
+    assert not run_pipeline(tmp_path, *arguments, main=main).submitted()
+
+
+def test_appended_and_inserted_records_recompute_their_own_chunks_only(finished):
+    folder, arguments, parser, chunks, _ = finished
+    given = make_proteins(draw_lengths(60, 20, 200), seed=21)
+    new = make_proteins([150, 90], seed=22)
+    edited = write_fasta(folder / "edited.fasta", [*given[:20], new[0], *given[20:], new[1]])
+    again = run_pipeline(folder, *arguments, "--input", edited, "--outdir", "edited", "-resume", parser=parser)
+    assert again.submitted()["EMBED_CHUNK"] <= 4
+    assert again.cached()["EMBED_CHUNK"] >= chunks - 3
+
+
+@pytest.fixture(scope="module")
+def slow_pt(tmp_path_factory):
+    """A model that keeps a chunk of the kill test busy for some seconds."""
+    path = tmp_path_factory.mktemp("slow") / "slow.pt"
+    save_esm2(random_esm2(Shape(12, 256, 4), seed=5), path)
+    return path
+
+
+def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_the_same_bits(tmp_path, slow_pt):
+    fasta = write_fasta(tmp_path / "proteins.fasta", make_proteins([250] * 160, seed=4))
+    shared = [
+        "--input",
+        fasta,
+        "--model",
+        slow_pt,
+        "--weights_dir",
+        tmp_path / "downloads",
+        "--chunk_residues",
+        20000,
+        "--checkpoint_seconds",
+        0,
+        "--max_tokens",
+        1008,
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    run_pipeline(whole, *shared)
+    passes = sum(metrics["forward_passes"] for metrics in metrics_of(whole / "work"))
+
+    def markers():
+        return list((killed / "work" / "checkpoints").rglob("*.done"))
+
+    # First a worker, then Nextflow with its worker still running as an orphan beside the resumed run.
+    run = start_pipeline(killed, *shared)
+    running = lambda: run.poll() is None  # noqa: E731
+    wait_for(lambda: len(markers()) >= 3, still=running)
+    for pid in workers(killed):
+        kill(pid)
+    before = len(markers())
+    wait_for(lambda: len(markers()) >= before + 3, still=running)
+    assert "Re-submitted process > EMBED_CHUNK" in (killed / "console.txt").read_text()
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    run_pipeline(killed, *shared, "-resume")
+
+    assert content(killed) == content(whole)
+    finished = metrics_of(killed / "work")
+    assert sum(metrics["reused"] for metrics in finished) > 0
+    assert sum(metrics["reused"] + metrics["computed"] for metrics in finished) >= 160
+    assert min(sum(metrics["forward_passes"] for metrics in finished), passes) < passes
