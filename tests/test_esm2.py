@@ -5,6 +5,7 @@ import torch
 from protembed.errors import BadOption
 from protembed.esm2 import PackedESM2, resolve_layers
 from protembed.layout import vector_name
+from protembed.projection import Projection
 from protembed.proteins import ALPHABET
 from protembed.tokens import Tokenizer
 from protembed.weights import Shape, random_esm2
@@ -116,3 +117,18 @@ def test_equal_packs_give_equal_bits(hostile_esm2, sequences):
     engine = PackedESM2(hostile_esm2, [3], ("mean",), torch.float32, CPU)
     first, second = (engine.embed(sequences)[vector_name(3, "mean")].numpy() for _ in range(2))
     assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 700])
+def test_fused_and_portable_products_agree(hostile_esm2, length):
+    layer = hostile_esm2.layers[0]
+    generator = torch.Generator().manual_seed(length)
+    wide, narrow, residual = (torch.randn(length, width, generator=generator) for width in (512, 128, 128))
+    fused, portable = (Projection(layer.fc1, dtype=torch.float32, device=CPU) for _ in range(2))
+    fused_down, portable_down = (Projection(layer.fc2, dtype=torch.float32, device=CPU) for _ in range(2))
+    assert fused.fused  # this torch has oneDNN; if it ever has not, the speed of README's table is gone too
+    portable.fused = portable_down.fused = False
+    with torch.inference_mode():
+        assert relative_l2(fused(narrow), portable(narrow)) <= 2e-6
+        assert relative_l2(fused.then_gelu(narrow), portable.then_gelu(narrow)) <= 2e-6
+        assert relative_l2(fused_down.added_to(residual, wide), portable_down.added_to(residual, wide)) <= 2e-6

@@ -57,6 +57,7 @@ def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVec
             maps = {name: map_dataset(temporary, file[name]) for name in ["flags", *names]}
         times_written = np.zeros(row_count, np.int64)
         for batch in batches:
+            assert set(batch.vectors) == set(names), "a batch without all of the vectors, or with others"
             times_written[batch.rows] += 1
             _place(maps, offsets, batch)
         times_written[list(content.failed)] += 1

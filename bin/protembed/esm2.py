@@ -21,6 +21,7 @@ from torch import Tensor
 
 from protembed.errors import BadOption
 from protembed.layout import vector_name
+from protembed.projection import Projection
 from protembed.tokens import SPECIAL_TOKENS, PackedTokens, Tokenizer
 
 # Inference sees no <mask>, so fair-esm's correction (esm2.py, token_dropout) is the constant 1 - 0.15 * 0.8.
@@ -77,31 +78,19 @@ class Layer:
 
     def __init__(self, layer, dtype: torch.dtype, device: torch.device):
         attention = layer.self_attn
-        self.heads, self.head_dim = attention.num_heads, attention.head_dim
-        scale = attention.head_dim**-0.5
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.heads, self.head_dim, self.dtype = attention.num_heads, attention.head_dim, dtype
+        where = {"dtype": dtype, "device": device}
+        scales = (attention.head_dim**-0.5, 1.0, 1.0)
+        self.qkv = Projection(attention.q_proj, attention.k_proj, attention.v_proj, factors=scales, **where)
+        self.out, self.up, self.down = (Projection(part, **where) for part in (attention.out_proj, layer.fc1, layer.fc2))
+        self.attention_norm, self.mlp_norm = Norm(layer.self_attn_layer_norm, device), Norm(layer.final_layer_norm, device)
 
-        def stored(tensor: Tensor) -> Tensor:
-            return tensor.to(device=device, dtype=dtype)
-
-        scales = (scale, 1.0, 1.0)
-        self.qkv_weight = stored(torch.cat([part.weight * factor for part, factor in zip(projections, scales)]))
-        self.qkv_bias = stored(torch.cat([part.bias * factor for part, factor in zip(projections, scales)]))
-        self.out_weight, self.out_bias = stored(attention.out_proj.weight), stored(attention.out_proj.bias)
-        self.up_weight, self.up_bias = stored(layer.fc1.weight), stored(layer.fc1.bias)
-        self.down_weight, self.down_bias = stored(layer.fc2.weight), stored(layer.fc2.bias)
-        self.attention_norm = Norm(layer.self_attn_layer_norm, device)
-        self.mlp_norm = Norm(layer.final_layer_norm, device)
-
-    def __call__(self, stream_TD: Tensor, cos_T1d: Tensor, sin_T1d: Tensor, pack: PackedTokens, attend) -> Tensor:
-        dtype = self.qkv_weight.dtype
-        normed_TD = self.attention_norm(stream_TD).to(dtype)
-        qkv = F.linear(normed_TD, self.qkv_weight, self.qkv_bias).unflatten(1, (3, self.heads, self.head_dim))
-        query_THd, key_THd = (rotate(qkv[:, part], cos_T1d, sin_T1d) for part in (0, 1))
-        attended_TD = attend(query_THd, key_THd, qkv[:, 2], pack).flatten(1)
-        stream_TD = stream_TD + F.linear(attended_TD, self.out_weight, self.out_bias)
-        up = F.linear(self.mlp_norm(stream_TD).to(dtype), self.up_weight, self.up_bias)
-        return stream_TD + F.linear(F.gelu(up.float()).to(dtype), self.down_weight, self.down_bias)
+    def __call__(self, stream_TD: Tensor, cos_T11d: Tensor, sin_T11d: Tensor, pack: PackedTokens, attend) -> Tensor:
+        qkv_T3Hd = self.qkv(self.attention_norm(stream_TD).to(self.dtype)).unflatten(1, (3, self.heads, self.head_dim))
+        rotated_T2Hd = rotate(qkv_T3Hd[:, :2], cos_T11d, sin_T11d)
+        attended_TD = attend(rotated_T2Hd[:, 0], rotated_T2Hd[:, 1], qkv_T3Hd[:, 2], pack).flatten(1)
+        stream_TD = self.out.added_to(stream_TD, attended_TD)
+        return self.down.added_to(stream_TD, self.up.then_gelu(self.mlp_norm(stream_TD).to(self.dtype)))
 
 
 class Norm:
@@ -114,11 +103,17 @@ class Norm:
         return F.layer_norm(stream_TD, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-def rotate(heads_THd: Tensor, cos_T1d: Tensor, sin_T1d: Tensor) -> Tensor:
-    """Rotary position embedding in fp32 (Su et al. 2021; halves convention, esm/rotary_embedding.py)."""
-    first, second = heads_THd.float().chunk(2, dim=-1)
-    cos, sin = cos_T1d, sin_T1d
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads_THd.dtype)
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding in fp32 (Su et al. 2021; halves convention, esm/rotary_embedding.py).
+
+    heads (T, 2, H, d), cos and sin (T, 1, 1, d/2). In place when `heads` is fp32 already: three passes over memory less.
+    """
+    rotated = heads.float()
+    first, second = rotated.chunk(2, dim=-1)
+    second_sin, first_sin = second * sin, first * sin
+    first.mul_(cos).sub_(second_sin)
+    second.mul_(cos).add_(first_sin)
+    return rotated.to(heads.dtype)
 
 
 class PackedESM2:
@@ -147,12 +142,12 @@ class PackedESM2:
         """
         pack = self.tokenizer.pack(sequences).to(self.device)
         angles = pack.positions_T[:, None].float() * self.inv_freq
-        cos_T1d, sin_T1d = angles.cos()[:, None], angles.sin()[:, None]
+        cos_T11d, sin_T11d = angles.cos()[:, None, None], angles.sin()[:, None, None]
         stream_TD = self.table[pack.tokens_T]
         vectors: Dict[str, Tensor] = {}
         self._take(vectors, 0, stream_TD, pack)
         for number, layer in enumerate(self.layers, 1):
-            stream_TD = layer(stream_TD, cos_T1d, sin_T1d, pack, self.attend)
+            stream_TD = layer(stream_TD, cos_T11d, sin_T11d, pack, self.attend)
             last = number == len(self.layers)
             self._take(vectors, number, self.last_norm(stream_TD) if last else stream_TD, pack)
         return {name: vector.cpu() for name, vector in vectors.items()}
