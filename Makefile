@@ -1,6 +1,7 @@
 # make demo    set up what is missing and embed a few hundred real proteins   (MODEL=esm2_t6_8M_UR50D for real weights)
 # make test    set up what is missing and run all tests
 # make setup   only set up: .venv from locked requirements, Nextflow
+# make images  build the two container images (containers/README.md)
 # make lock    renew the locked requirements after a change of containers/requirements/*.in (needs uv)
 
 PYTHON  ?= python3
@@ -10,7 +11,7 @@ TESTS   ?= tests
 LOCK    := containers/requirements/dev.txt
 STAMP   := .venv/.complete
 
-.PHONY: setup demo test lock
+.PHONY: setup demo test images lock
 
 setup: $(STAMP)
 	@tools/nextflow -version > /dev/null
@@ -29,6 +30,9 @@ demo: setup
 
 test: setup
 	@.venv/bin/python -m pytest $(TESTS)
+
+images:
+	@containers/build.sh $(BUILD_OPTIONS)
 
 lock:
 	cd containers/requirements && for name in tools embed dev; do \

@@ -1,0 +1,162 @@
+"""Real containers under real Nextflow: checkpoints outlive containers, and no death of one changes a vector."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+import torch
+
+from protembed.store import check_embeddings
+from protembed.weights import Shape, random_esm2, save_esm2
+from tests.conftest import ROOT, make_proteins, metrics_of, write_fasta
+from tests.nextflow import run_pipeline, start_pipeline, wait_for
+
+IMAGES = re.findall(r"container *= *'([^']+)'", (ROOT / "conf" / "images.config").read_text())
+PROTEINS = 24
+
+
+def docker(*arguments, check=True):
+    """What `docker ...` prints."""
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=check).stdout
+
+
+def why_not():
+    """The reason why these tests cannot run here, or nothing."""
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        return "no Docker daemon answers"
+    missing = [image for image in IMAGES if not docker("image", "ls", "--quiet", image).strip()]
+    return f"no image {', '.join(missing)}; build it with containers/build.sh" if missing else ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images():
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+
+
+pytestmark = [pytest.mark.docker, pytest.mark.nextflow]
+
+
+def in_containers(folder, *arguments, site=""):
+    """Arguments that make a run in `folder` use containers. These have no network: a task has all it needs.
+
+    One thread for each task: the machine may be busy, and spinning threads of two containers would crawl.
+    """
+    lines = ["docker.runOptions = '--network none -u $(id -u):$(id -g)'", "process { withName: EMBED_CHUNK { cpus = 1 } }", site]
+    (folder / "site.config").write_text("\n".join(lines) + "\n")
+    return [*arguments, "--weights_dir", folder / "downloads", "-c", folder / "site.config"]
+
+
+def content(folder):
+    return check_embeddings(folder / "results" / "embeddings.h5")["content_sha256"]
+
+
+def batches(folder):
+    """Marked checkpoint files as the host sees them."""
+    markers = (folder / "work" / "checkpoints").glob("*/chunk_*/batch_*.pt.done")
+    return [marker.with_suffix("") for marker in markers if marker.with_suffix("").is_file()]
+
+
+def containers(folder, *options):
+    """Ids of the living containers that work below `folder`; with --all of the dead ones, too."""
+    known = docker("ps", "--quiet", "--no-trunc", *options).split()
+    places = {each: docker("inspect", "--format", "{{.Config.WorkingDir}}", each, check=False).strip() for each in known}
+    return [each for each, place in places.items() if place.startswith(f"{folder}/")]
+
+
+def embedding_container(folder, nextflow):
+    """Wait until some batches lie on the host while their container works on; return its id."""
+    wait_for(lambda: len(batches(folder)) >= 2, still=lambda: nextflow.poll() is None)
+    (container,) = containers(folder)
+    return container
+
+
+def finish(folder, nextflow):
+    """Wait for Nextflow to end well; return the digest of all that embeddings.h5 holds."""
+    assert nextflow.wait(300) == 0, (folder / "console.txt").read_text()
+    return content(folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A launch folder; what still lives of its containers is removed after the test."""
+    yield tmp_path
+    for container in containers(tmp_path, "--all"):
+        docker("rm", "--force", container, check=False)
+
+
+@pytest.fixture(scope="module")
+def slow_chunk(tmp_path_factory):
+    """Arguments for one chunk that keeps a container busy for seconds and commits after each of its packs."""
+    folder = tmp_path_factory.mktemp("slow")
+    save_esm2(random_esm2(Shape(layers=12, width=480, heads=20)), folder / "slow.pt")
+    write_fasta(folder / "proteins.fasta", make_proteins([300 + 10 * number for number in range(PROTEINS)]))
+    given = ["--input", folder / "proteins.fasta", "--model", folder / "slow.pt", "--max_tokens", 512, "--checkpoint_seconds", 0]
+    return ["-profile", "docker", *given]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slow_chunk, tmp_path_factory):
+    """The digest of embeddings.h5 when nothing dies."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_pipeline(folder, *in_containers(folder, *slow_chunk))
+    return content(folder)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_any_uid_can_use_an_image(image):
+    asked = "import getpass, h5py, pathlib; getpass.getuser(); pathlib.Path.home().joinpath('x').touch()"
+    if "-embed:" in image:
+        asked += "; import esm, torch._inductor.runtime.cache_dir_utils as caches; open(caches.cache_dir() + '/x', 'w')"
+    docker("run", "--rm", "--network", "none", "--user", "12345:12345", image, "bash", "-c", f'ps > /dev/null && python3 -c "{asked}"')
+
+
+def test_the_demo_keeps_its_checkpoints_on_the_host(folder, hostile_pt):
+    given = ["-profile", "demo,docker", "--model", hostile_pt, "--keep_checkpoints", "-with-trace", "trace.txt"]
+    run_pipeline(folder, *in_containers(folder, *given))
+    metrics = metrics_of(folder / "work")
+    assert len(metrics) == 4 and sum(chunk["computed"] for chunk in metrics) == 323
+    assert {path.parent.name for path in batches(folder)} == {chunk["chunk"] for chunk in metrics}
+    assert {path.stat().st_uid for path in batches(folder)} == {os.getuid()}
+    header, *lines = [line.split("\t") for line in (folder / "trace.txt").read_text().splitlines()]
+    memory = {row["name"]: row["peak_rss"] for row in (dict(zip(header, line)) for line in lines)}
+    assert len(memory) == 7 and not {"-", "0"} & set(memory.values()), f"ps measured nothing: {memory}"
+
+
+def test_a_killed_container_is_retried_and_its_rows_are_reused(folder, slow_chunk, undisturbed):
+    nextflow = start_pipeline(folder, *in_containers(folder, *slow_chunk))
+    docker("kill", "--signal", "KILL", embedding_container(folder, nextflow))
+    assert finish(folder, nextflow) == undisturbed
+    (metrics,) = metrics_of(folder / "work")
+    assert metrics["reused"] > 0 and metrics["reused"] + metrics["computed"] == PROTEINS
+    assert sorted(path.read_text() for path in folder.glob("work/*/*/.exitcode")) == ["0", "0", "0", "0", "137"]
+
+
+def test_an_orphaned_container_and_its_successor_write_at_the_same_time_and_give_the_same_file(folder, slow_chunk, undisturbed):
+    given = in_containers(folder, *slow_chunk, "--keep_checkpoints")
+    nextflow = start_pipeline(folder, *given)
+    orphan = embedding_container(folder, nextflow)
+    os.kill(nextflow.pid, signal.SIGKILL)
+    nextflow.wait()
+    docker("pause", orphan)  # until its successor writes, or it would have ended by then
+    before = len(batches(folder))
+    successor = start_pipeline(folder, *given, "-resume")
+    wait_for(lambda: len(batches(folder)) > before, still=lambda: successor.poll() is None)
+    docker("unpause", orphan)
+    assert finish(folder, successor) == undisturbed
+    wait_for(lambda: not containers(folder), seconds=300)
+    rows = [row for path in batches(folder) for row in torch.load(path, weights_only=True)["rows"].tolist()]
+    assert len(rows) > len(set(rows)) == PROTEINS, "one of the two wrote nothing: the test proves nothing"
+
+
+def test_container_options_of_a_site_do_not_unmount_the_checkpoints(folder, hostile_pt):
+    write_fasta(folder / "proteins.fasta", make_proteins([50, 60, 70]))
+    given = ["-profile", "docker", "--input", folder / "proteins.fasta", "--model", hostile_pt, "--keep_checkpoints"]
+    run_pipeline(folder, *in_containers(folder, *given, site="process { withLabel: process_gpu { containerOptions = '--env SITE=1' } }"))
+    (launcher,) = [path for path in folder.glob("work/*/*/.command.run") if "EMBED_CHUNK" in path.read_text()]
+    assert "--env SITE=1" in launcher.read_text()
+    assert batches(folder)
