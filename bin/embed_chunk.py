@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Set, Tuple
+from typing import Dict, Iterator, List, NoReturn, Set, Tuple
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ from protembed.chunk_file import ChunkContent, RowVectors, write_chunk_file
 from protembed.cli import log, run
 from protembed.embedding import Embedder, PackVectors
 from protembed.errors import BadOption, Incomplete, Transient
-from protembed.esm2 import PackedESM2, default_max_tokens, resolve_layers
+from protembed.esm2 import PackedESM2, default_max_tokens, resolve_layers, usable_device
 from protembed.identity import Identity, chunk_name
-from protembed.layout import KINDS, Flag
+from protembed.layout import KINDS, Flag, failures_path
 from protembed.proteins import digest_of, read_fasta
 from protembed.weights import Description, load_esm2
 
@@ -102,13 +102,6 @@ def load_embedder(options: Options, chunk: Chunk) -> Tuple[Embedder, Identity, i
     return Embedder(chunk.seen, engine(getattr(torch, dtype_name)).embed, embed_fp32, max_tokens), identity, weights.width
 
 
-def usable_device(name: str) -> torch.device:
-    """The device that was asked for; never another one instead."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise Transient("device cuda was asked for and no CUDA GPU is in sight; use --device cpu to compute on the CPU")
-    return torch.device(name)
-
-
 def embed_missing(embedder: Embedder, chunk: Chunk, checkpoint: ChunkCheckpoint, missing: Set[int], options: Options) -> None:
     """Compute and commit rows; on return all of them are durable or in embedder.failed."""
     parent, started, done, told = os.getppid(), time.monotonic(), 0, 0.0
@@ -143,6 +136,13 @@ def row_vectors(checkpoint: ChunkCheckpoint, provided: Dict[Path, List[int]]) ->
         yield RowVectors(batch.rows.numpy(), batch.flags.numpy(), {name: part.numpy() for name, part in batch.vectors.items()})
 
 
+def report_failures(failed: Dict[int, str], chunk: Chunk, path: Path) -> NoReturn:
+    """Tell the user here, and the merge through the checkpoint folder: it knows the ids and speaks for all chunks."""
+    write_text(path, "".join(f"{row}\t{reason}\n" for row, reason in sorted(failed.items())))
+    shown = [f"{chunk.digests[row].hex()[:16]} (row {row}): {reason}" for row, reason in sorted(failed.items())[:20]]
+    raise Incomplete("\n".join([f"{len(failed)} sequences of {chunk.name} cannot be embedded; the others are kept:", *shown]))
+
+
 def main(options: Options) -> None:
     started = time.monotonic()
     chunk = Chunk(options)
@@ -159,9 +159,11 @@ def main(options: Options) -> None:
     embed_missing(embedder, chunk, checkpoint, set(range(len(chunk.seen))).difference(*provided.values()), options)
     computed = time.monotonic()
     provided = checkpoint.good_batches()
+    lost = set(range(len(chunk.seen))).difference(embedder.failed, *provided.values())
+    if lost:
+        raise Transient(f"{len(lost)} sequences of {chunk.name} were committed and cannot be read back; the next attempt computes them again")
     if embedder.failed and options.on_failure == "error":
-        shown = [f"{chunk.digests[row].hex()[:16]} (row {row}): {reason}" for row, reason in sorted(embedder.failed.items())[:20]]
-        raise Incomplete("\n".join([f"{len(embedder.failed)} sequences of {chunk.name} cannot be embedded; the others are kept:", *shown]))
+        report_failures(embedder.failed, chunk, failures_path(root, identity.digest, chunk.name))
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     provenance = {"device": device, "torch": torch.__version__, "max_tokens": str(embedder.max_tokens)}
     content = ChunkContent(identity, chunk.digests, chunk.residues, width, embedder.failed, provenance)

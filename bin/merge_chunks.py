@@ -25,7 +25,7 @@ from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
 from protembed.identity import differences
-from protembed.layout import Flag, batch_path, is_per_residue, vector_names
+from protembed.layout import Flag, batch_path, failures_path, is_per_residue, vector_names
 from protembed.ledger import HEADER, Outcome, Totals, count
 from protembed.records import NOTHING, RecordRow, read_records
 from protembed.store import EmbeddingsWriter, RecordBlock, creating_embeddings
@@ -47,13 +47,26 @@ class Options:
     run_command: str = field(default="", metadata=dict(help="the user's command, stored as an attribute"))
 
 
+def read_failures(root: Path) -> Dict[str, Dict[int, str]]:
+    """Chunk -> row -> reason, of the chunks whose task could not embed some sequence."""
+    found: Dict[str, Dict[int, str]] = {}
+    for path in root.glob(str(failures_path(Path(), "*", "*"))):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row, _, reason = line.partition("\t")
+            found.setdefault(path.parent.name, {})[int(row)] = reason
+    return found
+
+
 class MergedChunks:
     """The verified chunk files of one run, by name."""
 
-    def __init__(self, files: Iterable[ChunkFile]):
+    def __init__(self, files: Iterable[ChunkFile], anchor: str):
         self.by_name = {file.chunk: file for file in files}
-        if not self.by_name:
+        self.failures = read_failures(folder_of(Path(anchor))) if anchor else {}
+        if not self.by_name and not self.failures:
             raise Incomplete("no chunk was embedded; see the messages of the EMBED_CHUNK tasks above")
+        if not self.by_name:
+            return  # count() will say what failed
         self.identity = next(iter(self.by_name.values())).identity
         for file in self.by_name.values():
             if file.identity != self.identity:
@@ -65,6 +78,9 @@ class MergedChunks:
         if record.chunk == NOTHING:
             return Outcome(record, "skipped", record.flags, record.note)
         file = self.by_name.get(record.chunk)
+        if file is None and record.chunk in self.failures:
+            reason = self.failures[record.chunk].get(record.row)
+            return Outcome(record, "failed" if reason else "kept", record.flags, reason or "")
         if file is None:
             return Outcome(record, "lost", record.flags, f"{record.chunk} is missing")
         if file.digests[record.row].tobytes().hex() != record.sha256:
@@ -147,7 +163,8 @@ def main(options: Options) -> None:
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        chunks = MergedChunks(stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks))
+        files = [stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks)]
+        chunks = MergedChunks(files, options.anchor)
 
         def outcomes() -> Iterator[Outcome]:
             return map(chunks.outcome, read_records(Path(options.records)))

@@ -157,7 +157,7 @@ def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_
         kill(pid)
     before = len(markers())
     wait_for(lambda: len(markers()) >= before + 3, still=running)
-    assert "Re-submitted process > EMBED_CHUNK" in (killed / "console.txt").read_text()
+    assert "Execution is retried (1)" in (killed / "console.txt").read_text()
     run.send_signal(signal.SIGKILL)
     run.wait()
     run_pipeline(killed, *shared, "-resume")

@@ -8,7 +8,7 @@ nowhere: checkpoints written beside it would vanish with the task, so that is an
 import os
 from pathlib import Path
 
-from protembed.atomic import temporary_name
+from protembed.atomic import remove_leftovers, temporary_name
 from protembed.errors import BadOption, Transient
 
 NAME = ".protembed-anchor"
@@ -25,6 +25,7 @@ def folder_of(anchor: Path) -> Path:
         raise BadOption(f"{anchor} does not lead to an anchor file of protembed ({real}); is its folder mounted?")
     if real.name != NAME:  # inputs are staged under another name: this is no link to the folder
         raise BadOption(f"{anchor} was copied, not linked: files kept beside it would be lost with the task; set stageInMode to 'symlink'")
+    remove_leftovers(real.parent, real.name)  # probes of dead processes
     probe = temporary_name(real)
     try:
         probe.touch(exist_ok=False)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from esm.model.esm2 import ESM2
 from torch import Tensor
 
-from protembed.errors import BadOption
+from protembed.errors import BadOption, Transient
 from protembed.layout import vector_name
 from protembed.projection import Projection
 from protembed.tokens import SPECIAL_TOKENS, PackedTokens, Tokenizer
@@ -38,6 +38,13 @@ def resolve_layers(wanted: str, layer_count: int) -> Tuple[int, ...]:
         if not -(layer_count + 1) <= layer <= layer_count:
             raise BadOption(f"repr_layers has {layer}, but the model has layers 0 to {layer_count} (or -1 to -{layer_count + 1})")
     return tuple(sorted({layer % (layer_count + 1) for layer in layers}))
+
+
+def usable_device(name: str) -> torch.device:
+    """The device that was asked for, cpu or cuda; never another one instead. Transient when it is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Transient("device cuda was asked for and no CUDA GPU is in sight; use --device cpu to compute on the CPU")
+    return torch.device(name)
 
 
 def default_max_tokens(device: torch.device, width: int) -> int:

@@ -46,3 +46,8 @@ def batch_path(root: Path, identity: str, chunk: str, number: int) -> Path:
 def marker_of(batch: Path) -> Path:
     """The marker that makes a batch count."""
     return batch.with_name(batch.name + ".done")
+
+
+def failures_path(root: Path, identity: str, chunk: str) -> Path:
+    """Rows of a chunk that cannot be embedded: lines of row and reason, for the merge to show; gone with the checkpoints."""
+    return batch_path(root, identity, chunk, 0).with_name("failed.tsv")

@@ -15,7 +15,7 @@ class Outcome(NamedTuple):
     """What became of one record."""
 
     record: RecordRow
-    status: str  # embedded; duplicate; skipped, as a policy asked; failed, in the model; lost: should never be
+    status: str  # embedded; duplicate; skipped, as a policy asked; failed, in the model; kept, in a checkpoint beside a failed one; lost: should never be
     flags: Flag
     reason: str
     residues: int = 0  # that are embedded
@@ -55,5 +55,7 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
             if len(shown) < MOST_SHOWN:
                 shown.append(f"{outcome.record.id}: {outcome.reason}")
     if shown:
-        raise Incomplete("\n".join([f"{counts['wanted']} of {counts['records']} records have no vector; resume to try them again:", *shown]))
+        kept = f"; {counts['kept']} others of their chunks are kept in checkpoints" if counts["kept"] else ""
+        first = f"{counts['wanted']} of {counts['records']} records have no vector{kept}; resume to try them again, or give --on_failure skip:"
+        raise Incomplete("\n".join([first, *shown]))
     return Totals(counts, flags, residues)

@@ -79,16 +79,14 @@ def codeDigest(folder) {
 }
 
 // The anchor file of a folder, made with its folder when it is not there yet (bin/protembed/anchor.py reads it).
-// Written under another name and moved, so that two runs that start at once both find it whole.
+// Written in place: a kill in between leaves an empty file, which the next run writes anew and no task accepts.
 def anchorIn(folder) {
     def home = System.getProperty('user.home')
     def anchor = file("${folder.toString().replaceFirst(/^~(?=\/|$)/, home)}/.protembed-anchor")
     def content = 'protembed keeps files beside this one; leave it here.\n'
     if( !anchor.exists() || anchor.text != content ) {
         anchor.parent.mkdirs()
-        def fresh = file("${anchor.parent}/.protembed-anchor.${UUID.randomUUID()}")
-        fresh.text = content
-        fresh.moveTo(anchor)
+        anchor.text = content
     }
     return anchor
 }
