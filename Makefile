@@ -11,12 +11,15 @@ TESTS   ?= tests
 LOCK    := containers/requirements/dev.txt
 STAMP   := .venv/.complete
 
-.PHONY: setup demo test images lock
+.PHONY: setup nextflow demo test images lock
 
 setup: $(STAMP)
+
+nextflow:
 	@tools/nextflow -version > /dev/null
 
-$(STAMP): $(LOCK)
+# First what costs seconds to find missing, then the gigabytes.
+$(STAMP): $(LOCK) | nextflow
 	@command -v $(PYTHON) > /dev/null || { echo "Python is missing (3.10 or newer). Install it: apt-get install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$$($(PYTHON) -V) is too old, 3.10 or newer is needed; name another: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "Python's venv module is missing. Install it: apt-get install python3-venv"; exit 1; }

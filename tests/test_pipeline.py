@@ -98,7 +98,7 @@ def test_a_sequence_that_fails_leaves_all_others_done_and_the_run_failed(tmp_pat
     given = make_proteins([100] * 12, seed=1)
     given[2] += "O"
     fasta = write_fasta(tmp_path / "in.fasta", given)
-    shared = ["--input", fasta, "--model", tmp_path / "poisoned.pt", "--weights_dir", tmp_path, "--chunk_residues", "400"]
+    shared = ["--input", fasta, "--model", tmp_path / "poisoned.pt", "--weights_dir", tmp_path, "--chunk_residues", "700"]
     failed = run_pipeline(tmp_path, *shared, check=False)
     assert failed.code != 0
     assert "not finite" in failed.output and "protein2" in failed.output
