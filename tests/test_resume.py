@@ -1,8 +1,10 @@
+import re
 import shutil
 import signal
 
 import pytest
 
+from protembed.atomic import sha256_of_file
 from protembed.store import check_embeddings
 from protembed.weights import Shape, random_esm2, save_esm2
 from tests.conftest import ROOT, draw_lengths, make_proteins, metrics_of, write_fasta
@@ -131,6 +133,16 @@ def slow_pt(tmp_path_factory):
     return path
 
 
+def check_paths(root):
+    """Every file of a real run's checkpoints is where the contract says, once, and every marker tells its batch's digest."""
+    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {".protembed-anchor"}
+    batches = {name for name in files if re.fullmatch(r"[0-9a-f]{32}/chunk_[0-9a-f]{16}/batch_\d{5}\.pt", name)}
+    assert len(batches) > 10
+    assert files == batches | {f"{name}.done" for name in batches}
+    for name in batches:
+        assert (root / f"{name}.done").read_text().split() == [sha256_of_file(root / name), name.rpartition("/")[2]]
+
+
 def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_the_same_bits(tmp_path, slow_pt):
     fasta = write_fasta(tmp_path / "proteins.fasta", make_proteins([250] * 96, seed=4))
     shared = [
@@ -149,7 +161,8 @@ def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
-    run_pipeline(whole, *shared)
+    run_pipeline(whole, *shared, "--keep_checkpoints")
+    check_paths(whole / "work" / "checkpoints")
     passes = sum(metrics["forward_passes"] for metrics in metrics_of(whole / "work"))
 
     def markers():
