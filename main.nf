@@ -3,11 +3,10 @@
  * proteins.fasta -> SPLIT_FASTA -> chunk_*.fasta -> EMBED_CHUNK -> chunk_*.h5 -> MERGE_CHUNKS -> embeddings.h5 + ledger.tsv
  *
  * This is the only file that reads params. A step gets every value that can change its result as an input, because
- * only inputs are sure to be in the hash that -resume goes by; what changes no number travels in the environment
- * (nextflow.config, scope env).
+ * only inputs are sure to be in the hash that -resume goes by; what changes no number travels in the environment.
  */
 
-include { anchorIn; checkedParameters; codeDigest; isLocalModel } from './modules/parameters/main.nf'
+include { anchorIn; checkedParameters; codeDigest; exportToTasks; isLocalModel } from './modules/parameters/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
 include { EMBED_CHUNK   } from './modules/embed_chunk/main.nf'
@@ -17,6 +16,13 @@ workflow {
     main:
     chosen = checkedParameters(params, "${projectDir}/nextflow_schema.json")
     code   = codeDigest("${projectDir}/bin")
+    exportToTasks([
+        PROTEMBED_DEVICE: chosen.device,
+        PROTEMBED_MAX_TOKENS: chosen.max_tokens ?: 0,
+        PROTEMBED_CHECKPOINT_SECONDS: chosen.checkpoint_seconds,
+        PROTEMBED_KEEP_CHECKPOINTS: chosen.keep_checkpoints,
+        PROTEMBED_COMMAND: workflow.commandLine.replaceAll(/[^\w .\/:=,@%+*~-]/, '?'), // nothing that means something to a shell
+    ])
 
     // One constant file in each folder that outlives tasks: staged as an input, it gets its folder mounted in containers.
     checkpoints = anchorIn(chosen.checkpoint_dir ?: "${workflow.workDir}/checkpoints")

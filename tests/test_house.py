@@ -112,6 +112,10 @@ def test_every_exit_code_is_in_the_docs():
     assert all(f"| {code} |" in usage for code in codes)
 
 
+def test_the_speed_table_in_the_readme_is_that_of_the_results():
+    assert subprocess.run([sys.executable, ROOT / "benchmarks" / "table.py", "--check"]).returncode == 0
+
+
 def test_versions_agree():
     from protembed import __version__
 

@@ -4,6 +4,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from protembed.proteins import digest_of, read_fasta
 from protembed.weights import Shape, random_esm2, save_esm2
@@ -113,3 +114,24 @@ def test_the_demo_profile_runs_on_real_proteins(tmp_path, hostile_pt):
     run = run_pipeline(tmp_path, "-profile", "demo", "--model", hostile_pt, "--weights_dir", tmp_path)
     assert f"{len(list(read_fasta(DEMO_FASTA)))} of 324 records embedded" in run.output
     assert run.submitted()["EMBED_CHUNK"] >= 3
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_the_gpu_profile_starts_and_asks_its_tasks_for_a_gpu(tmp_path, hostile_pt, parser):
+    """A profile's parameters reach the tasks: the env scope of the config would have read the default, cpu."""
+    run_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "-stub-run", parser=parser)
+    launchers = [path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run")]
+    assert [launcher.count('PROTEMBED_DEVICE="cuda"') for launcher in launchers] == [1] * 4
+
+
+def test_parameters_of_a_site_config_reach_the_tasks(tmp_path, hostile_pt):
+    (tmp_path / "site.config").write_text("params { max_tokens = 777; checkpoint_seconds = 5 }\n")
+    run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-c", "site.config")
+    assert {metrics["max_tokens"] for metrics in metrics_of(tmp_path / "work")} == {777}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_there_fails_the_run_instead_of_computing_on_the_cpu(tmp_path, hostile_pt):
+    (tmp_path / "once.config").write_text("process.maxRetries = 0\n")
+    run = run_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "--chunk_residues", 99999, "-c", "once.config", check=False)
+    assert run.code != 0 and "no CUDA GPU is in sight" in run.output

@@ -91,6 +91,12 @@ def anchorIn(folder) {
     return anchor
 }
 
+// Set environment variables of all tasks: Nextflow exports them without hashing them. The config's own env scope would be
+// read before profiles and -c files have set their parameters, and tasks would silently get the defaults.
+def exportToTasks(variables) {
+    nextflow.Global.session.config.env.putAll(variables.collectEntries { name, value -> [name, value.toString()] })
+}
+
 def isLocalModel(model) {
     return model.endsWith('.pt')
 }
