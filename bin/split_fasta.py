@@ -65,7 +65,7 @@ class RecordChecker:
                 number += 1
             name = f"{name}_{number}"
         elif name in self._ids:
-            self.refuse(record, "occurs more than once; rename it or use duplicate_ids 'rename'")
+            self.refuse(record, "occurs more than once; rename it, or use --duplicate_ids rename")
         self._ids.add(name)
         return name
 
@@ -76,7 +76,7 @@ class RecordChecker:
             self.refuse(record, "has no residues; remove it or give its sequence")
             return "", Flag(0), "no residues"
         if self.options.longest_allowed and len(sequence) > self.options.longest_allowed:
-            self.refuse(record, f"has {len(sequence)} residues, more than {self.options.longest_allowed}; see long_sequences")
+            self.refuse(record, f"has {len(sequence)} residues, more than {self.options.longest_allowed}; see --long_sequences")
         letters = foreign_letters(sequence)
         if not letters:
             return sequence, Flag(0), ""
@@ -84,7 +84,7 @@ class RecordChecker:
         if self.options.invalid_residues == "substitute":
             return substitute_foreign(sequence), Flag.SUBSTITUTED, f"X in place of {' '.join(letters)}"
         if self.options.invalid_residues == "error":
-            self.refuse(record, f"has {found}; see invalid_residues")
+            self.refuse(record, f"has {found}; see --invalid_residues")
         return "", Flag(0), found
 
     def raise_if_any(self) -> None:
