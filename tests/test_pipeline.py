@@ -85,7 +85,12 @@ def test_several_files_and_globs_are_taken_in_order(tmp_path, hostile_pt):
         with gzip.open(tmp_path / name / "part.fasta.gz", "wt") as handle:
             handle.write(f">{name}\n{make_proteins([30], seed=ord(name))[0]}\n")
     run_pipeline(
-        tmp_path, *basic(tmp_path, hostile_pt), "--input", f"{tmp_path}/b/part.fasta.gz,{tmp_path}/?/../proteins.fasta,{tmp_path}/a/*.gz".replace("?/../", "")
+        tmp_path,
+        *basic(tmp_path, hostile_pt),
+        "--chunk_residues",
+        99999,
+        "--input",
+        f"{tmp_path}/b/part.fasta.gz,{tmp_path}/?/../proteins.fasta,{tmp_path}/a/*.gz".replace("?/../", ""),
     )
     with h5py.File(tmp_path / "results" / "embeddings.h5") as file:
         ids = list(file["sequence_ids"].asstr())
@@ -126,8 +131,9 @@ def test_the_gpu_profile_starts_and_asks_its_tasks_for_a_gpu(tmp_path, hostile_p
 
 def test_parameters_of_a_site_config_reach_the_tasks(tmp_path, hostile_pt):
     (tmp_path / "site.config").write_text("params { max_tokens = 777; checkpoint_seconds = 5 }\n")
-    run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-c", "site.config")
-    assert {metrics["max_tokens"] for metrics in metrics_of(tmp_path / "work")} == {777}
+    run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-c", "site.config", "-stub-run")
+    launchers = [path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run")]
+    assert [launcher.count('PROTEMBED_MAX_TOKENS="777"') + launcher.count('PROTEMBED_CHECKPOINT_SECONDS="5"') for launcher in launchers] == [2] * 4
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
