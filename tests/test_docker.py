@@ -15,7 +15,7 @@ from tests.conftest import ROOT, make_proteins, metrics_of, write_fasta
 from tests.nextflow import run_pipeline, start_pipeline, wait_for
 
 IMAGES = re.findall(r"container *= *'([^']+)'", (ROOT / "conf" / "images.config").read_text())
-PROTEINS = 24
+PROTEINS = 16
 
 
 def docker(*arguments, check=True):

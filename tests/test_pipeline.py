@@ -19,7 +19,7 @@ def test_the_whole_e_coli_proteome_comes_out_in_order_with_fair_esms_values(tmp_
     proteome = ROOT.parent / "shared" / "data" / "ecoli_UP000000625.fasta.gz"
     if not proteome.exists():
         pytest.skip("the proteome is not part of the repository; the demo's records are tested in its place")
-    run_pipeline(tmp_path, "--input", proteome, "--model", hostile_pt, "--weights_dir", tmp_path, "--chunk_residues", 400000)
+    run_pipeline(tmp_path, "--input", proteome, "--model", hostile_pt, "--weights_dir", tmp_path, "--chunk_residues", 800000)
     records = list(read_fasta(proteome))
     with h5py.File(tmp_path / "results" / "embeddings.h5") as file:
         assert list(file["sequence_ids"].asstr()) == [record.id for record in records]
@@ -90,7 +90,7 @@ def test_several_files_and_globs_are_taken_in_order(tmp_path, hostile_pt):
         "--chunk_residues",
         99999,
         "--input",
-        f"{tmp_path}/b/part.fasta.gz,{tmp_path}/?/../proteins.fasta,{tmp_path}/a/*.gz".replace("?/../", ""),
+        f"{tmp_path}/b/part.fasta.gz,{tmp_path}/proteins.fasta,{tmp_path}/a/*.gz",
     )
     with h5py.File(tmp_path / "results" / "embeddings.h5") as file:
         ids = list(file["sequence_ids"].asstr())
@@ -116,9 +116,9 @@ def test_a_sequence_that_fails_leaves_all_others_done_and_the_run_failed(tmp_pat
 
 
 def test_the_demo_profile_runs_on_real_proteins(tmp_path, hostile_pt):
-    run = run_pipeline(tmp_path, "-profile", "demo", "--model", hostile_pt, "--weights_dir", tmp_path)
+    run = run_pipeline(tmp_path, "-profile", "demo", "--model", hostile_pt, "--weights_dir", tmp_path, "--chunk_residues", 60000)
     assert f"{len(list(read_fasta(DEMO_FASTA)))} of 324 records embedded" in run.output
-    assert run.submitted()["EMBED_CHUNK"] >= 3
+    assert run.submitted()["EMBED_CHUNK"] >= 2
 
 
 @pytest.mark.parametrize("parser", PARSERS)

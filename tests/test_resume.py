@@ -144,7 +144,7 @@ def check_paths(root):
 
 
 def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_the_same_bits(tmp_path, slow_pt):
-    fasta = write_fasta(tmp_path / "proteins.fasta", make_proteins([250] * 96, seed=4))
+    fasta = write_fasta(tmp_path / "proteins.fasta", make_proteins([250] * 64, seed=4))
     shared = [
         "--input",
         fasta,
@@ -153,7 +153,7 @@ def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_
         "--weights_dir",
         tmp_path / "downloads",
         "--chunk_residues",
-        12000,
+        8000,
         "--checkpoint_seconds",
         0,
         "--max_tokens",
@@ -184,5 +184,5 @@ def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_
     assert content(killed) == content(whole)
     finished = metrics_of(killed / "work")
     assert sum(metrics["reused"] for metrics in finished) > 0
-    assert sum(metrics["reused"] + metrics["computed"] for metrics in finished) >= 96
+    assert sum(metrics["reused"] + metrics["computed"] for metrics in finished) >= 64
     assert sum(metrics["forward_passes"] for metrics in finished) < passes
