@@ -1,5 +1,6 @@
 # make demo    set up what is missing and embed a few hundred real proteins   (MODEL=esm2_t6_8M_UR50D for real weights)
-# make test    set up what is missing and run all tests
+# make test    set up what is missing and run all tests that need no container engine (under ten minutes on two cores)
+# make test-docker   those in containers: needs a Docker daemon and `make images`
 # make setup   only set up: .venv from locked requirements, Nextflow
 # make images  build the two container images (containers/README.md)
 # make lock    renew the locked requirements after a change of containers/requirements/*.in (needs uv)
@@ -11,7 +12,7 @@ TESTS   ?= tests
 LOCK    := containers/requirements/dev.txt
 STAMP   := .venv/.complete
 
-.PHONY: setup nextflow demo test images lock
+.PHONY: setup nextflow demo test test-docker images lock
 
 setup: $(STAMP)
 
@@ -32,7 +33,10 @@ demo: setup
 	@tools/nextflow run main.nf -profile demo,venv --model '$(MODEL)' --outdir '$(OUTDIR)' -resume
 
 test: setup
-	@.venv/bin/python -m pytest $(TESTS)
+	@.venv/bin/python -m pytest -m 'not docker' $(TESTS)
+
+test-docker: setup
+	@.venv/bin/python -m pytest -m docker $(TESTS)
 
 images:
 	@containers/build.sh $(BUILD_OPTIONS)
