@@ -5,6 +5,7 @@ Run it again after any kind of death: rows that a checkpoint holds are not compu
 <chunk>.metrics.json.
 """
 
+import functools
 import json
 import os
 import sys
@@ -91,11 +92,12 @@ def load_embedder(options: Options, chunk: Chunk) -> Tuple[Embedder, Identity, i
     limit = 0 if options.long_sequences == "full" else options.max_residues
     identity = Identity(weights.sha256, layers, include, dtype_name, options.long_sequences, limit)
 
+    @functools.cache
     def engine(dtype: torch.dtype) -> PackedESM2:
         return PackedESM2(load_esm2(folder / "model.pt"), layers, include, dtype, device)
 
     def in_fp32(sequences):
-        return engine(torch.float32).embed(sequences)  # rare: loaded for the occasion, not kept
+        return engine(torch.float32).embed(sequences)  # loaded when the first row needs it, and kept for the others
 
     max_tokens = options.max_tokens or default_max_tokens(device, weights.width)
     embed_fp32 = None if dtype_name == "float32" else in_fp32

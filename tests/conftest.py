@@ -115,3 +115,14 @@ def weights(hostile_pt, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "weights"
     run_script("fetch_weights.py", hostile_pt, "--outdir", folder)
     return folder
+
+
+@pytest.fixture
+def say(capsys):
+    """Print past pytest's capture: the number of crash points is part of the result."""
+
+    def to_terminal(text):
+        with capsys.disabled():
+            print(f"\n{text} ", end="")
+
+    return to_terminal

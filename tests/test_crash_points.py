@@ -21,17 +21,6 @@ pytestmark = needs_ptrace
 PER_FILE, PER_BATCH, PROBE_OF_THE_ANCHOR = 5, 2 * 6, 2
 
 
-@pytest.fixture
-def say(capsys):
-    """Print past pytest's capture: the number of crash points is part of the result."""
-
-    def to_terminal(text):
-        with capsys.disabled():
-            print(f"\n{text} ", end="")
-
-    return to_terminal
-
-
 def undisturbed(job, folder):
     """Operations and result of a run that nobody kills."""
     job.prepare(folder)

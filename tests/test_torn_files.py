@@ -60,15 +60,6 @@ def finished(tmp_path_factory):
     return Finished(tmp_path_factory.mktemp("torn"), proteins=24 if FULL else 9)
 
 
-@pytest.fixture
-def say(capsys):
-    def to_terminal(text):
-        with capsys.disabled():
-            print(f"\n{text} ", end="")
-
-    return to_terminal
-
-
 def cut(length):
     return lambda path: os.truncate(path, int(length * path.stat().st_size))
 

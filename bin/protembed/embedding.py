@@ -11,9 +11,9 @@ from torch import Tensor
 from protembed.errors import Transient, first_line
 from protembed.layout import Flag, is_per_residue
 from protembed.packing import Pack, balanced_budget, packing_efficiency, plan_packs
+from protembed.tokens import SPECIAL_TOKENS
 
 Embed = Callable[[Sequence[str]], Dict[str, Tensor]]
-SPECIAL_TOKENS = 2  # BOS and EOS count towards the budget
 
 
 class PackVectors(NamedTuple):
