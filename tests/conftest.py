@@ -126,3 +126,19 @@ def say(capsys):
             print(f"\n{text} ", end="")
 
     return to_terminal
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Factory of small disks of so many kilobytes."""
+    from tests.small_disk import SmallDisk
+
+    disks = []
+
+    def of(kilobytes):
+        disks.append(SmallDisk(tmp_path / f"disk{len(disks)}", kilobytes))
+        return disks[-1]
+
+    yield of
+    for made in disks:
+        made.close()

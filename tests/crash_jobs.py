@@ -1,6 +1,6 @@
 """The three scripts that write files, as small real jobs for the crash tests, and what must hold of their folders.
 
-Each runs the script's own main() in this process, on proteins of E. coli and drawn weights; fork before you run one.
+Each runs the script's own command line in this process, on proteins of E. coli and drawn weights; fork before you run one.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import numpy as np
 import embed_chunk
 import merge_chunks
 import split_fasta
+from protembed import cli
 from protembed.anchor import CONTENT, NAME
 from protembed.chunk_file import open_chunk_file
 from protembed.esm2 import PackedESM2
@@ -49,7 +50,7 @@ class EmbedJob:
         (folder / CHECKPOINTS / NAME).write_text(CONTENT)
 
     def run(self, folder: Path, out: str = "out", **options) -> None:
-        """main(), one thread, a commit after every pack. Each forward pass leaves a byte in a file beside the folder."""
+        """One thread, a commit after every pack. Each forward pass leaves a byte in a file beside the folder."""
 
         def counted(model, sequences):
             with open(folder.with_suffix(".passes"), "a") as passes:
@@ -58,9 +59,8 @@ class EmbedJob:
 
         PackedESM2.embed, embed_chunk.load_esm2 = counted, lambda path: self.model
         chosen = dict(include="mean,per_tok", threads=1, max_tokens=PACK_TOKENS, checkpoint_seconds=0.0)
-        anchor = str(folder / CHECKPOINTS / NAME)
-        paths = dict(fasta=str(self.fasta), weights=str(self.weights), outdir=str(folder / out), anchor=anchor)
-        embed_chunk.main(embed_chunk.Options(**paths, **{**chosen, **options}))
+        paths = dict(weights=self.weights, outdir=folder / out, anchor=folder / CHECKPOINTS / NAME)
+        run_script(embed_chunk, self.fasta, **paths, **{**chosen, **options})
 
     def passes(self, folder: Path) -> int:
         """Forward passes of all runs in the folder so far."""
@@ -84,7 +84,7 @@ class SplitJob:
         """Nothing: Nextflow gives it an empty folder."""
 
     def run(self, folder: Path) -> None:
-        split_fasta.main(split_fasta.Options(fasta=[str(self.fasta)], outdir=str(folder / "out"), chunk_residues=1024))
+        run_script(split_fasta, self.fasta, outdir=folder / "out", chunk_residues=1024)
 
     def result(self, folder: Path) -> Dict[str, bytes]:
         return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "out").rglob("[!.]*")) if path.is_file()}
@@ -96,7 +96,7 @@ class MergeJob:
     def __init__(self, base: Path):
         self.base, self.embedded = base, EmbedJob(base)
         fasta = write_shortest(base / "input.fasta", 40, one_twice=True)
-        split_fasta.main(split_fasta.Options(fasta=[str(fasta)], outdir=str(base), chunk_residues=1024))
+        run_script(split_fasta, fasta, outdir=base, chunk_residues=1024)
         self.chunks = sorted((base / "chunks").iterdir())
         self.embedded.prepare(base / "embedded")
         for chunk in self.chunks:
@@ -108,10 +108,8 @@ class MergeJob:
         shutil.copytree(self.base / "embedded" / CHECKPOINTS, folder / CHECKPOINTS)
 
     def run(self, folder: Path) -> None:
-        chunks = [str(path) for path in (self.base / "embedded" / "out").glob("*.h5")]
-        paths = dict(records=str(self.base / "records.tsv"), weights=str(self.embedded.weights / "weights.json"))
-        anchor = str(folder / CHECKPOINTS / NAME)
-        merge_chunks.main(merge_chunks.Options(chunks=chunks, outdir=str(folder / "out"), anchor=anchor, **paths))
+        paths = dict(records=self.base / "records.tsv", weights=self.embedded.weights / "weights.json", anchor=folder / CHECKPOINTS / NAME)
+        run_script(merge_chunks, *(self.base / "embedded" / "out").glob("*.h5"), outdir=folder / "out", **paths)
 
     def result(self, folder: Path) -> Dict[str, bytes]:
         """Whatever is there under a final name: vectors bit for bit, the ledger, the summary; without the time of day."""
@@ -126,6 +124,14 @@ class MergeJob:
             else:
                 found[path.name] = path.read_bytes()
         return found
+
+
+def run_script(script, *files, **options) -> None:
+    """The script's command line, to its end; SystemExit unless that is a good one."""
+    named = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    code = cli.run(script.Options, script.main, [*map(str, files), *named])
+    if code:
+        raise SystemExit(code)
 
 
 def write_shortest(path: Path, proteins: int, one_twice: bool = False) -> Path:
@@ -156,7 +162,7 @@ def durable_batches(folder: Path) -> List[Path]:
     for marker in sorted(folder.rglob("batch_*.pt.done")):
         batch = marker.with_name(marker.name[: -len(".done")])
         line = f"{hashlib.sha256(batch.read_bytes()).hexdigest()}  {batch.name}\n" if batch.exists() else None
-        if marker.read_text(errors="replace") == line:
+        if line and marker.read_text(errors="replace").startswith(line):
             good.append(batch)
     return good
 

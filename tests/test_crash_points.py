@@ -4,7 +4,8 @@ As SQLite's writecrash test: n = 1, 2, 3, ... until a run survives; real SIGKILL
 holds under a final name at the instant of death is already whole and right.
 
 A kill after an operation leaves what a kill before the next one leaves, so by default only those that give a file its
-name are killed at both moments; PROTEMBED_CRASH_FULL=1 does so with all (some minutes).
+name are killed at both moments, and of several writes in a row to a file without a name only the first;
+PROTEMBED_CRASH_FULL=1 does so with all (some minutes).
 """
 
 import json
@@ -44,8 +45,10 @@ def crash_everywhere(job, base, operations, check_death, check_recovery, **trace
         assert not litter(folder), "the next writer leaves the temporary files of the dead one"
         shutil.rmtree(folder)
 
-    both = range(1, len(operations) + 1) if FULL else [number for number, operation in enumerate(operations, 1) if operation.source]
-    points = [*((number, BEFORE) for number in range(1, len(operations) + 1)), *((number, AFTER) for number in both)]
+    all_of_them = range(1, len(operations) + 1)
+    before = all_of_them if FULL else [number for number in all_of_them if number == 1 or operations[number - 1] != operations[number - 2]]
+    after = all_of_them if FULL else [number for number in all_of_them if operations[number - 1].source]
+    points = [*((number, BEFORE) for number in before), *((number, AFTER) for number in after)]
     in_processes(crash, points)
     job.prepare(base / "beyond")
     assert run_traced(lambda: job.run(base / "beyond"), base / "beyond", len(operations) + 1, **trace).exit_code == 0, "the last n must survive"

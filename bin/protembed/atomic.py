@@ -19,6 +19,8 @@ import socket
 from pathlib import Path
 from typing import Callable, Iterator
 
+from protembed.errors import Transient, fault_of_the_file_system
+
 # File systems without hard links (FAT, most FUSE object stores) answer link(2) with one of these.
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 BLOCK = 1 << 20
@@ -78,20 +80,34 @@ def fsync_path(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends well, `path` durably holds what was written to it.
 
-    When the block raises, the temporary file is removed and `path` is untouched.
+    When the block raises, the temporary file is removed and `path` is untouched. Transient when the file system is at fault.
     """
     path = Path(path)
-    remove_leftovers(path.parent, path.name)
     temporary = temporary_name(path)
+    with _faults_named(path):
+        remove_leftovers(path.parent, path.name)
+        try:
+            yield temporary
+            fsync_path(temporary)
+            os.replace(temporary, path)
+            fsync_path(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):  # it has its name by now, or a sick file system keeps it: the next writer removes it
+                os.unlink(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def _faults_named(path: Path) -> Iterator[None]:
     try:
-        yield temporary
-        fsync_path(temporary)
-        os.replace(temporary, path)
-        fsync_path(path.parent)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+        yield
+    except Exception as error:
+        fault = fault_of_the_file_system(error, path)
+        if isinstance(error, FileNotFoundError) and not os.path.isdir(path.parent):
+            fault = Transient(f"{path.parent.absolute()} has vanished; look after its file system, then run again with -resume")
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -101,17 +117,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def create_exclusive(path: Path, write: Callable[[Path], None]) -> None:
-    """Durably create `path` with what `write(temporary_path)` puts there; FileExistsError when the name is taken."""
+    """Durably create `path` with what `write(temporary_path)` puts there.
+
+    FileExistsError when the name is taken, Transient when the file system is at fault.
+    """
     path = Path(path)
     temporary = temporary_name(path)
-    try:
-        write(temporary)
-        fsync_path(temporary)
-        _link_or_copy(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    fsync_path(path.parent)
+    with _faults_named(path):
+        try:
+            write(temporary)
+            fsync_path(temporary)
+            _link_or_copy(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):  # never there, or the next writer removes it
+                os.unlink(temporary)
+        fsync_path(path.parent)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -141,7 +161,7 @@ def set_aside(path: Path) -> None:
 def sha256_of_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with _faults_named(path), open(path, "rb") as handle:
         while block := handle.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

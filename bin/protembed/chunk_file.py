@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 
 from protembed.atomic import replacing
-from protembed.errors import CorruptStore
-from protembed.hdf5 import CHECKSUM, checksum_of, create_contiguous, map_dataset, opened
+from protembed.errors import CorruptStore, fault_of_the_file_system
+from protembed.hdf5 import CHECKSUM, Place, checksum_of, create_contiguous, opened, writing
 from protembed.identity import Identity, chunk_name
 from protembed.layout import CHUNK_FORMAT, FORMAT_VERSION, is_per_residue, vector_names
 
@@ -46,41 +46,36 @@ def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVec
     offsets = np.concatenate([[0], np.cumsum(content.residues)]).astype(np.int64)
     names = vector_names(content.identity.repr_layers, content.identity.include)
     with replacing(path) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with writing(temporary, "w") as (file, _):
             file["sha256"] = np.frombuffer(b"".join(content.digests), np.uint8).reshape(-1, 32)
             file["offsets"] = offsets
-            create_contiguous(file, "flags", (row_count,), np.uint8)
             for name in names:
                 length = int(offsets[-1]) if is_per_residue(name) else row_count
                 create_contiguous(file, name, (length, content.width), np.float32)
-            file.flush()
-            maps = {name: map_dataset(temporary, file[name]) for name in ["flags", *names]}
-        times_written = np.zeros(row_count, np.int64)
-        for batch in batches:
-            assert set(batch.vectors) == set(names), "a batch without all of the vectors, or with others"
-            times_written[batch.rows] += 1
-            _place(maps, offsets, batch)
+            places = {name: Place.of(file[name]) for name in names}
+        flags, times_written = np.zeros(row_count, np.uint8), np.zeros(row_count, np.int64)
+        with open(temporary, "r+b", buffering=0) as handle:
+            for batch in batches:
+                assert set(batch.vectors) == set(names), "a batch without all of the vectors, or with others"
+                times_written[batch.rows] += 1
+                flags[batch.rows] = batch.flags
+                _write_rows(handle.fileno(), places, offsets, batch)
         times_written[list(content.failed)] += 1
         assert (times_written == 1).all(), "a row is missing or came twice"
-        for mapped in maps.values():
-            if isinstance(mapped, np.memmap):
-                mapped.flush()
-        del maps
-        with h5py.File(temporary, "r+") as file:
+        with writing(temporary, "r+") as (file, _):
+            file["flags"] = flags
             _seal(file, content)
 
 
-def _place(maps: Dict[str, np.ndarray], offsets: np.ndarray, batch: RowVectors) -> None:
-    maps["flags"][batch.rows] = batch.flags
+def _write_rows(descriptor: int, places: Dict[str, Place], offsets: np.ndarray, batch: RowVectors) -> None:
     for name, vectors in batch.vectors.items():
-        if not is_per_residue(name):
-            maps[name][batch.rows] = vectors
-            continue
-        start = 0
-        for row in batch.rows:
-            end = start + offsets[row + 1] - offsets[row]
-            maps[name][offsets[row] : offsets[row + 1]] = vectors[start:end]
-            start = end
+        if is_per_residue(name):
+            starts, lengths = offsets[batch.rows], np.diff(offsets)[batch.rows]
+        else:
+            starts, lengths = batch.rows, np.ones(len(batch.rows), np.int64)
+        assert len(vectors) == lengths.sum(), "not the vectors of these rows"
+        for start, end, length in zip(starts.tolist(), np.cumsum(lengths).tolist(), lengths.tolist()):
+            places[name].write(descriptor, start, vectors[end - length : end])
 
 
 def _seal(file: h5py.File, content: ChunkContent) -> None:
@@ -148,7 +143,7 @@ def open_chunk_file(path: Path) -> Iterator[ChunkFile]:
                     raise CorruptStore(f"{path.name}{dataset.name} was damaged after it was written; delete the file and resume")
             chunk = ChunkFile(file)
         except (KeyError, ValueError, OSError, RuntimeError) as error:
-            raise CorruptStore(f"{path.name} is damaged: {error}") from error
+            raise fault_of_the_file_system(error, path) or CorruptStore(f"{path.name} is damaged: {error}") from error
         if chunk_name([digest.tobytes() for digest in chunk.digests]) != chunk.chunk:
             raise CorruptStore(f"{path.name} does not hold the sequences that its name {chunk.chunk} stands for")
         yield chunk

@@ -4,14 +4,13 @@ stdout stays empty. A foreseen error becomes one line `script: message` on stder
 else keeps its traceback and exits with 1.
 """
 
+import argparse
 import logging
 import sys
 from pathlib import Path
 from typing import Callable, Optional, Sequence, Type, TypeVar
 
-from argparse_dataclass import ArgumentParser
-
-from protembed.errors import BadOption, ProtembedError
+from protembed.errors import BadOption, ProtembedError, fault_of_the_file_system
 
 OptionsType = TypeVar("OptionsType")
 log = logging.getLogger("protembed")
@@ -19,18 +18,31 @@ log = logging.getLogger("protembed")
 
 def run(options_class: Type[OptionsType], main: Callable[[OptionsType], None], argv: Optional[Sequence[str]] = None) -> int:
     """Parse argv into `options_class`, call `main` with it, and return the exit code."""
+    from argparse_dataclass import ArgumentParser  # not above: show_progress.py must run where there is only Python
+
+    class Parser(CommandLine, ArgumentParser):
+        pass
+
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     module = sys.modules[options_class.__module__]
-    parser = _Parser(options_class, prog=Path(module.__file__).name, description=module.__doc__)
+    parser = Parser(options_class, prog=Path(module.__file__).name, description=module.__doc__)
+    return exit_code_of(parser.prog, lambda: main(parser.parse_args(argv)))
+
+
+def exit_code_of(prog: str, call: Callable[[], None]) -> int:
+    """Call, and turn an error that was foreseen into one line and its code; others keep their traceback."""
     try:
-        main(parser.parse_args(argv))
-    except ProtembedError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return error.exit_code
+        call()
+    except Exception as error:
+        foreseen = error if isinstance(error, ProtembedError) else fault_of_the_file_system(error)
+        if foreseen is None:
+            raise
+        print(f"{prog}: {foreseen}", file=sys.stderr)
+        return foreseen.exit_code
     return 0
 
 
-class _Parser(ArgumentParser):
+class CommandLine(argparse.ArgumentParser):
     """argparse's parser, but a bad command line is exit code 78 as in design, not argparse's 2."""
 
     def error(self, message: str):

@@ -1,25 +1,80 @@
 """Contiguous HDF5 datasets that are filled and read at disk speed, and checksums over them.
 
 HDF5 has no journal: a file that is open for writing when its process dies can be unreadable. So every file of ours is
-written under a temporary name (atomic.replacing) and nothing is ever appended to a finished one.
+written under a temporary name (atomic.replacing) and nothing is ever appended to a finished one. Nor does it survive a disk
+that fails: see _Enduring.
 """
 
 import contextlib
 import hashlib
+import io
+import math
+import os
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
 
-from protembed.errors import CorruptStore, first_line
+from protembed.errors import CorruptStore, fault_of_the_file_system, first_line
 
 BLOCK_BYTES = 16 << 20
 CHECKSUM = "sha256"  # attribute of a dataset
 
 
+class _Enduring(io.FileIO):
+    """A file whose faults HDF5 does not see: to close a file that cannot be written is beyond it, it dies by SIGSEGV.
+
+    The first fault is kept in `fault`; from then on nothing is written, and zeros are read.
+    """
+
+    fault: Optional[OSError] = None
+
+    def _unless_faulty(self, call: Callable[..., int], *arguments) -> int:
+        try:
+            return 0 if self.fault else call(self, *arguments)
+        except OSError as error:
+            self.fault = error
+            return 0
+
+    def write(self, content) -> int:
+        rest = memoryview(content)
+        while rest and (done := self._unless_faulty(io.FileIO.write, rest)):
+            rest = rest[done:]
+        return len(content)
+
+    def readinto(self, content) -> int:
+        rest = memoryview(content)
+        while rest and (done := self._unless_faulty(io.FileIO.readinto, rest)):
+            rest = rest[done:]
+        rest[:] = bytes(len(rest))  # behind the end of the file: space that HDF5 has and has not written yet
+        return len(content)
+
+    def truncate(self, size: Optional[int] = None) -> int:
+        return self._unless_faulty(io.FileIO.truncate, size)
+
+    def raise_fault(self) -> None:
+        """The OSError, if there was one."""
+        if self.fault:
+            raise self.fault
+
+
+@contextlib.contextmanager
+def writing(path: Path, mode: str) -> Iterator[Tuple[h5py.File, Callable[[], None]]]:
+    """Yield an HDF5 file open for writing (mode w or r+), and a function that raises OSError if the disk has failed so far.
+
+    The end of the block raises it, too; call the function where it would be long until then.
+    """
+    with _Enduring(path, {"w": "x+", "r+": "r+"}[mode]) as enduring:
+        try:
+            with h5py.File(enduring, mode) as file:
+                yield file, enduring.raise_fault
+        finally:
+            enduring.raise_fault()  # whatever HDF5 made of it
+
+
 def create_contiguous(file: h5py.File, name: str, shape: tuple, dtype) -> h5py.Dataset:
-    """A dataset whose bytes lie in one piece at a place known now (not at first write): it can be memory-mapped."""
+    """A dataset whose bytes lie in one piece at a place known now (not at first write): see Place."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -30,14 +85,29 @@ def create_contiguous(file: h5py.File, name: str, shape: tuple, dtype) -> h5py.D
     return file[name]
 
 
-def map_dataset(path: Path, dataset: h5py.Dataset) -> np.ndarray:
-    """The dataset's bytes in `path` as a writable array: rows in any order without a call into HDF5 for each.
+class Place(NamedTuple):
+    """Where the rows of a contiguous dataset stand in its file: they are written in any order without a call into HDF5 for each.
 
-    The file must be flushed before and must not be written through h5py until the mapping is gone.
+    The file must be closed or flushed before, and must not be written through h5py meanwhile. Not a memory mapping: when the
+    disk is full, a write to one is no error but the death of the process by SIGBUS.
     """
-    if dataset.size == 0:
-        return np.empty(dataset.shape, dataset.dtype)
-    return np.memmap(path, dtype=dataset.dtype, mode="r+", offset=dataset.id.get_offset(), shape=dataset.shape)
+
+    offset: int  # bytes
+    row_shape: Tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset) -> "Place":
+        return cls(dataset.id.get_offset() or 0, dataset.shape[1:], dataset.dtype)  # no offset: it is empty
+
+    def write(self, descriptor: int, row: int, values: np.ndarray) -> None:
+        """`values` (rows, *row_shape) from `row` on. OSError when they cannot be written."""
+        assert values.shape[1:] == self.row_shape, "rows of another width"
+        rest, offset = memoryview(values.astype(self.dtype, copy=False).tobytes()), self.offset
+        offset += row * math.prod(self.row_shape) * self.dtype.itemsize
+        while rest:
+            written = os.pwrite(descriptor, rest, offset)
+            rest, offset = rest[written:], offset + written
 
 
 def blocks_of(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
@@ -62,7 +132,9 @@ def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise CorruptStore(f"{path.name} cannot be read as HDF5 ({first_line(error)}); it is missing or torn") from error
+        raise fault_of_the_file_system(error, path) or CorruptStore(
+            f"{path.name} cannot be read as HDF5 ({first_line(error)}); it is missing or torn"
+        ) from error
     with file:
         if file.attrs.get("format") != wanted_format:
             raise CorruptStore(f"{path.name} is not a {wanted_format} file")

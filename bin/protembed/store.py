@@ -13,14 +13,14 @@ All datasets are contiguous and uncompressed: one row is one read, and numpy can
 import hashlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import h5py
 import numpy as np
 
 from protembed.atomic import replacing
-from protembed.errors import CorruptStore
-from protembed.hdf5 import CHECKSUM, checksum_of, create_contiguous, opened
+from protembed.errors import CorruptStore, fault_of_the_file_system
+from protembed.hdf5 import CHECKSUM, checksum_of, create_contiguous, opened, writing
 from protembed.layout import FORMAT, FORMAT_VERSION, is_per_residue
 
 ROWS_READ_BACK = 65536
@@ -40,8 +40,8 @@ class RecordBlock(NamedTuple):
 class EmbeddingsWriter:
     """Appends blocks of records to a file whose size is known; memory does not depend on it."""
 
-    def __init__(self, file: h5py.File, records: int, residues: int, widths: Dict[str, int], store_dtype: str):
-        self._file, self._records, self._names = file, records, list(widths)
+    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], records: int, residues: int, widths: Dict[str, int], store_dtype: str):
+        self._file, self._raise_fault, self._records, self._names = file, raise_fault, records, list(widths)
         self._next = self._next_residue = 0
         self._per_residue = [name for name in widths if is_per_residue(name)]
         file.create_dataset("sequence_ids", (records,), dtype=h5py.string_dtype("utf-8"))
@@ -71,6 +71,7 @@ class EmbeddingsWriter:
             place = slice(self._next_residue, int(ends[-1])) if is_per_residue(name) else here
             self._file[name][place] = block.vectors[name]
         self._next, self._next_residue = here.stop, int(ends[-1])
+        self._raise_fault()
 
     def written(self) -> Iterator[Tuple[str, bytes]]:
         """(id, digest) of every row, read back from the file."""
@@ -96,8 +97,8 @@ def creating_embeddings(path: Path, records: int, residues: int, widths: Dict[st
 
     records, residues: totals of what will be appended. widths: vector dataset name -> D. store_dtype: float32, float16.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        yield EmbeddingsWriter(file, records, residues, widths, store_dtype)
+    with replacing(path) as temporary, writing(temporary, "w") as (file, raise_fault):
+        yield EmbeddingsWriter(file, raise_fault, records, residues, widths, store_dtype)
 
 
 def dataset_names(file: h5py.File) -> List[str]:
@@ -128,4 +129,4 @@ def check_embeddings(path: Path) -> Dict[str, object]:
                 raise CorruptStore(f"{path.name}: content_sha256 is not that of its datasets")
             return dict(file.attrs)
         except (KeyError, OSError, RuntimeError) as error:
-            raise CorruptStore(f"{path.name} is damaged: {error}") from error
+            raise fault_of_the_file_system(error, path) or CorruptStore(f"{path.name} is damaged: {error}") from error

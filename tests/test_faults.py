@@ -1,0 +1,119 @@
+"""Every file operation of every writer fails once, or fails from then on, as SQLite's ioerr and full tests do it.
+
+The system call itself answers EIO (a sick disk) or ENOSPC (a full one). A run then recovers or ends with exit code 75 and
+one line; what it leaves is whole; the same command on a sound disk finishes and computes nothing committed again.
+By default every operation fails that is not of the same kind as one before it, and every seventh of the others;
+PROTEMBED_CRASH_FULL=1 takes all.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from protembed.errors import Transient, fault_of_the_file_system
+from protembed.hdf5 import opened
+from protembed.layout import CHUNK_FORMAT
+from tests.crash import FULL, Fault, finish, in_processes, needs_ptrace, run_traced
+from tests.crash_jobs import EmbedJob, MergeJob, SplitJob, committed_files, litter
+
+pytestmark = needs_ptrace
+
+REMOVALS = ("unlink", "unlinkat", "rmdir")
+FAULTS = {"EIO once": Fault(errno.EIO), "a disk that stays full": Fault(errno.ENOSPC, True, REMOVALS)}
+
+
+def telling(operations):
+    """Numbers of the operations to fail, from 1: all, or some of each kind (call, ending of the file's name, folder)."""
+    kinds, chosen = set(), []
+    for number, (call, path, source) in enumerate(operations, 1):
+        kind = (call, path.rpartition(".")[2], "/checkpoints" in path, bool(source))
+        if FULL or kind not in kinds or number % 7 == 0:
+            chosen.append(number)
+        kinds.add(kind)
+    return chosen
+
+
+def speaking_to(path, work):
+    """Run `work` with its stderr, also that of libraries, in a file."""
+    with open(path, "w", buffering=1) as said, contextlib.redirect_stderr(said):
+        os.dup2(said.fileno(), 2)
+        work()
+
+
+def fail_everywhere(job, base, fault, check_stop, check_recovery):
+    """Let operations fail, each in a fresh run; look at what is left, run again, look again. Numbers of faults and of recoveries."""
+    job.prepare(base / "golden")
+    run = run_traced(lambda: job.run(base / "golden"), base / "golden")
+    assert run.exit_code == 0
+    golden, numbers = job.result(base / "golden"), telling(run.operations)
+
+    def check(number):
+        folder, said = base / f"fault-{number}", base / f"fault-{number}.stderr"
+        job.prepare(folder)
+        run = run_traced(lambda: speaking_to(said, lambda: job.run(folder)), folder, number, fault=fault)
+        failed, lines = run.operations[number - 1], said.read_text().splitlines()
+        if run.exit_code == 0:
+            assert not lines and job.result(folder) == golden, f"{failed} failed"
+            (base / f"recovered-{number}").touch()
+        else:
+            assert run.exit_code == Transient.exit_code, f"{failed} failed: {lines}"
+            assert len(lines) == 1 and str(folder) in lines[0] and os.strerror(fault.number) in lines[0], f"{failed} failed: {lines}"
+        assert failed.call in REMOVALS or not litter(folder), f"{failed} failed and left {litter(folder)}"
+        found = check_stop(folder, golden)
+        assert finish(lambda: job.run(folder)) == 0, f"no recovery after {failed} failed"
+        assert job.result(folder) == golden and not litter(folder), f"{failed} failed"
+        check_recovery(folder, found)
+        shutil.rmtree(folder)
+
+    in_processes(check, numbers)
+    return f"{len(numbers)} faults, {len(list(base.glob('recovered-*')))} without effect"
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_embed_chunk_survives_the_failure_of_any_file_operation_and_computes_nothing_committed_again(tmp_path, say, fault):
+    job = EmbedJob(tmp_path)
+
+    def at_stop(folder, golden):
+        assert not list((folder / "out").glob("[!.]*.h5")) or job.result(folder) == golden, "a torn chunk file"
+        return committed_files(folder), job.passes(folder)
+
+    def after_recovery(folder, found):
+        committed, passes = found
+        packs = job.passes(tmp_path / "golden")
+        assert job.passes(folder) - passes == packs - len(committed) // 2, "committed packs are computed again, or missing ones were not"
+        now = committed_files(folder)
+        assert all(now[path] == content for path, content in committed.items()), "a committed file was overwritten"
+
+    say(f"embed_chunk: {fail_everywhere(job, tmp_path, fault, at_stop, after_recovery)}")
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("make_job", [MergeJob, SplitJob], ids=["merge_chunks", "split_fasta"])
+def test_merge_chunks_and_split_fasta_survive_the_failure_of_any_file_operation(tmp_path, say, make_job, fault):
+    job = make_job(tmp_path)
+
+    def at_stop(folder, golden):
+        assert job.result(folder).items() <= golden.items(), "a final name holds something torn"
+
+    def after_recovery(folder, _):
+        assert not list((folder / "checkpoints").glob("[!.]*")), "checkpoints of merged chunks are left"
+
+    say(f"{make_job.__name__}: {fail_everywhere(job, tmp_path, fault, at_stop, after_recovery)}")
+
+
+def test_a_file_that_cannot_be_read_just_now_is_not_called_damaged():
+    with pytest.raises(Transient, match="/proc/self/mem: Input/output error; look after that file system"), opened(Path("/proc/self/mem"), CHUNK_FORMAT):
+        pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(errno.ENOENT, "no such file", "chunk.fasta"), PermissionError(errno.EACCES, "denied", "chunk.fasta"), KeyError(28), RuntimeError("28")],
+    ids=repr,
+)
+def test_mistakes_and_bugs_are_not_put_down_to_the_file_system(error):
+    assert fault_of_the_file_system(error) is None
