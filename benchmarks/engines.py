@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from protembed.esm2 import PackedESM2, default_max_tokens
 from protembed.layout import vector_name
 from protembed.packing import packing_efficiency, plan_packs
-from protembed.tokens import SPECIAL_TOKENS, Tokenizer
+from protembed.tokens import Tokenizer
 
 FAIR_ESM_TOKENS = 4096  # --toks_per_batch of fair-esm's extract script, its default
 LONGEST_PACK = 1024  # tokens of a pack whose one sequence is over the budget: 1022 residues, BOS, EOS

@@ -82,6 +82,11 @@ def peak_memory(call: Callable[[], None], device: torch.device) -> Optional[int]
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
+    return peak_resident(call)
+
+
+def peak_resident(call: Callable[[], None]) -> Optional[int]:
+    """Bytes of this process's main memory that `call` held at its worst moment above what was held before it; None as above."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # else memory that the engine before has freed would count for nothing
     before = _reset_high_water()

@@ -12,18 +12,19 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, NoReturn, Set, Tuple
+from typing import Dict, List, NoReturn, Set
 
-import numpy as np
 import torch
 
 from protembed import __version__
 from protembed.anchor import folder_of
 from protembed.atomic import write_text
-from protembed.checkpoint import BackgroundCommitter, Batch, ChunkCheckpoint
+from protembed.attempts import Attempt
+from protembed.batch import Batch
+from protembed.checkpoint import BackgroundCommitter, ChunkCheckpoint
 from protembed.chunk_file import ChunkContent, RowVectors, write_chunk_file
 from protembed.cli import log, run
-from protembed.embedding import Embedder, PackVectors
+from protembed.embedding import Embedder
 from protembed.errors import BadOption, Incomplete, Transient
 from protembed.esm2 import PackedESM2, default_max_tokens, resolve_layers, usable_device
 from protembed.identity import Identity, chunk_name
@@ -57,6 +58,7 @@ class Options:
     max_tokens: int = field(default=0, metadata=dict(help="tokens per pack; 0: by device (default: 0)"))
     checkpoint_seconds: float = field(default=30.0, metadata=dict(help="seconds between checkpoints (default: 30)"))
     leave_when_orphaned: bool = field(default=False, metadata=dict(help="exit 75 at the next pack when the parent process is gone"))
+    session: str = field(default="", metadata=dict(help="Nextflow's session id: exit 75 at the next pack when a newer task of it has the chunk"))
 
     def __post_init__(self):
         unknown = set(self.include.split(",")) - set(KINDS)
@@ -75,67 +77,57 @@ class Chunk:
         self.digests = [digest_of(sequence) for sequence in whole]
         self.name = chunk_name(self.digests)
         self.seen = [sequence[:limit] for sequence in whole]
-        self.flags = [Flag.TRUNCATED if len(sequence) > len(seen) else Flag(0) for sequence, seen in zip(whole, self.seen)]
+        flags = [Flag.TRUNCATED if len(sequence) > len(seen) else Flag(0) for sequence, seen in zip(whole, self.seen)]
+        self.flags = torch.tensor(flags, dtype=torch.uint8)
         self.residues = [len(sequence) for sequence in self.seen]
 
 
-def load_embedder(options: Options, chunk: Chunk) -> Tuple[Embedder, Identity, int]:
-    """The model on its device, ready for the chunk; the identity of the vectors it gives; their width."""
-    device = usable_device(options.device)
-    dtype_name = {"cpu": "float32", "cuda": "float16"}[device.type] if options.dtype == "auto" else options.dtype
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    folder = Path(options.weights)
-    weights = Description.read(folder)
-    layers = resolve_layers(options.repr_layers, weights.layers)
-    include = tuple(sorted(set(options.include.split(","))))
-    limit = 0 if options.long_sequences == "full" else options.max_residues
-    identity = Identity(weights.sha256, layers, include, dtype_name, options.long_sequences, limit)
+class Recipe:
+    """How the options say that vectors are made, and the model that does it, loaded when it is asked for."""
 
-    @functools.cache
-    def engine(dtype: torch.dtype) -> PackedESM2:
-        return PackedESM2(load_esm2(folder / "model.pt"), layers, include, dtype, device)
+    def __init__(self, options: Options):
+        self.device = usable_device(options.device)
+        self.dtype = {"cpu": "float32", "cuda": "float16"}[self.device.type] if options.dtype == "auto" else options.dtype
+        self.folder = Path(options.weights)
+        weights = Description.read(self.folder)
+        self.width = weights.width
+        limit = 0 if options.long_sequences == "full" else options.max_residues
+        layers, include = resolve_layers(options.repr_layers, weights.layers), tuple(sorted(set(options.include.split(","))))
+        self.identity = Identity(weights.sha256, layers, include, self.dtype, options.long_sequences, limit)
 
-    def in_fp32(sequences):
-        return engine(torch.float32).embed(sequences)  # loaded when the first row needs it, and kept for the others
+        self.engine = functools.cache(self._load)  # the model in a dtype, loaded once
 
-    max_tokens = options.max_tokens or default_max_tokens(device, weights.width)
-    embed_fp32 = None if dtype_name == "float32" else in_fp32
-    return Embedder(chunk.seen, engine(getattr(torch, dtype_name)).embed, embed_fp32, max_tokens), identity, weights.width
+    def _load(self, dtype: str) -> PackedESM2:
+        model = load_esm2(self.folder / "model.pt")
+        return PackedESM2(model, self.identity.repr_layers, self.identity.include, getattr(torch, dtype), self.device)
+
+    def embedder(self, sequences: List[str], max_tokens: int) -> Embedder:
+        """Loads the model at the first forward pass."""
+        embed_fp32 = None if self.dtype == "float32" else lambda pack: self.engine("float32").embed(pack)
+        return Embedder(sequences, lambda pack: self.engine(self.dtype).embed(pack), embed_fp32, max_tokens or default_max_tokens(self.device, self.width))
 
 
-def embed_missing(embedder: Embedder, chunk: Chunk, checkpoint: ChunkCheckpoint, missing: Set[int], options: Options) -> None:
+def embed_missing(embedder: Embedder, chunk: Chunk, checkpoint: ChunkCheckpoint, attempt: Attempt, missing: Set[int], options: Options) -> None:
     """Compute and commit rows; on return all of them are durable or in embedder.failed."""
-    parent, started, done, told = os.getppid(), time.monotonic(), 0, 0.0
-    with BackgroundCommitter(checkpoint.commit, options.checkpoint_seconds) as committer:
-        for result in embedder.run(missing):
-            if result.rows:  # none came out well: see embedder.failed
-                committer.add(as_batch(result, chunk))
-            done += len(result.rows)
+    started, done, told = time.monotonic(), 0, 0.0
+    commit = functools.partial(checkpoint.commit, attempt=attempt.number)
+    with BackgroundCommitter(commit, options.checkpoint_seconds) as committer:
+        for batch in embedder.run(missing):
+            if len(batch.rows):  # none came out well: see embedder.failed
+                committer.add(batch._replace(flags=batch.flags | chunk.flags[batch.rows]))
+            done += len(batch.rows)
             now = time.monotonic()
             if now - told >= SECONDS_BETWEEN_LINES or done == len(missing):
                 told = now
                 log.info("%s: %d of %d sequences, %.0f tokens/s", chunk.name, done, len(missing), embedder.tokens / (now - started))
-            if options.leave_when_orphaned and os.getppid() != parent:
-                raise Transient("the task that started this process is gone; its successor goes on from the checkpoints")
+            reason = attempt.given_up()
+            if reason:
+                raise Transient(f"{reason}; its successor goes on from the checkpoints")
 
 
-def as_batch(result: PackVectors, chunk: Chunk) -> Batch:
-    """The vectors of a pack as the checkpoint wants them."""
-    flags = [flag | chunk.flags[row] for flag, row in zip(result.flags, result.rows)]
-    return Batch(torch.tensor(result.rows), torch.tensor(flags, dtype=torch.uint8), torch.tensor(result.residues), result.vectors)
-
-
-def row_vectors(checkpoint: ChunkCheckpoint, provided: Dict[Path, List[int]]) -> Iterator[RowVectors]:
-    """The checkpointed vectors, batch by batch, each row once."""
-    for path, rows in provided.items():
-        batch = checkpoint.load(path)
-        if batch is None:
-            raise Transient(f"checkpoint {path} was good and is not any more; the next attempt computes its rows again")
-        keep = np.isin(batch.rows.numpy(), rows)
-        if not keep.all():  # a second writer has committed some of these rows before
-            batch = batch.of_rows(keep)
-        yield RowVectors(batch.rows.numpy(), batch.flags.numpy(), {name: part.numpy() for name, part in batch.vectors.items()})
+def as_arrays(batch: Batch) -> RowVectors:
+    """A batch as the chunk file takes it."""
+    return RowVectors(batch.rows.numpy(), batch.flags.numpy(), {name: part.numpy() for name, part in batch.vectors.items()})
 
 
 def report_failures(failed: Dict[int, str], chunk: Chunk, path: Path) -> NoReturn:
@@ -147,31 +139,37 @@ def report_failures(failed: Dict[int, str], chunk: Chunk, path: Path) -> NoRetur
 
 def main(options: Options) -> None:
     started = time.monotonic()
-    chunk = Chunk(options)
-    embedder, identity, width = load_embedder(options, chunk)
+    chunk, recipe = Chunk(options), Recipe(options)
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    torch.backends.cuda.matmul.allow_tf32 = False
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     root = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints"
-    checkpoint = ChunkCheckpoint(root, identity.digest, chunk.name, len(chunk.seen))
+    place = root, recipe.identity.digest, chunk.name
+    checkpoint = ChunkCheckpoint(*place, len(chunk.seen))
     provided = checkpoint.good_batches()
-    reused = sum(map(len, provided.values()))
+    missing = set(range(len(chunk.seen))).difference(*provided.values())
+    reused = len(chunk.seen) - len(missing)
     if reused:
         log.info("%s: %d of %d sequences are in the checkpoint", chunk.name, reused, len(chunk.seen))
-    loaded = time.monotonic()
-    embed_missing(embedder, chunk, checkpoint, set(range(len(chunk.seen))).difference(*provided.values()), options)
-    computed = time.monotonic()
-    provided = checkpoint.good_batches()
-    lost = set(range(len(chunk.seen))).difference(embedder.failed, *provided.values())
-    if lost:
-        raise Transient(f"{len(lost)} sequences of {chunk.name} were committed and cannot be read back; the next attempt computes them again")
-    if embedder.failed and options.on_failure == "error":
-        report_failures(embedder.failed, chunk, failures_path(root, identity.digest, chunk.name))
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    facts = dict(device=device, sequences=len(chunk.seen), residues=sum(chunk.residues), reused=reused)
+    attempt = Attempt(*place, facts, options.session, options.leave_when_orphaned)
+    if missing:
+        recipe.engine(recipe.dtype)
+    loaded = time.monotonic()
+    embedder = recipe.embedder(chunk.seen, options.max_tokens)
+    embed_missing(embedder, chunk, checkpoint, attempt, missing, options)
+    computed = time.monotonic()
+    provided |= checkpoint.committed
+    if embedder.failed and options.on_failure == "error":
+        report_failures(embedder.failed, chunk, failures_path(*place))
     provenance = {"device": device, "torch": torch.__version__, "max_tokens": str(embedder.max_tokens)}
-    content = ChunkContent(identity, chunk.digests, chunk.residues, width, embedder.failed, provenance)
-    write_chunk_file(outdir / f"{chunk.name}.h5", content, row_vectors(checkpoint, provided))
+    content = ChunkContent(recipe.identity, chunk.digests, chunk.residues, recipe.width, embedder.failed, provenance)
+    write_chunk_file(outdir / f"{chunk.name}.h5", content, map(as_arrays, checkpoint.read(provided)))
     metrics = dict(
         chunk=chunk.name,
+        identity=recipe.identity.digest,
         sequences=len(chunk.seen),
         residues=sum(chunk.residues),
         reused=reused,

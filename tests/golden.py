@@ -1,6 +1,5 @@
 """Make tests/data/golden.*: `python -m tests.golden`. Only when NUMERICS is raised, with the reason in the commit."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ DATA = Path(__file__).resolve().parent / "data"
 LAYERS = (0, 1, 2)
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bin"))
     from protembed.identity import NUMERICS
     from protembed.weights import Shape, random_esm2, save_esm2
     from tests.conftest import make_proteins, reference_layers

@@ -62,7 +62,7 @@ def test_out_of_memory_halves_the_pack_and_loses_nothing(weights, hostile_esm2, 
         return engine.embed(pack)
 
     embedder = Embedder(sequences, small_device, None, max_tokens=4096)
-    done = [row for result in embedder.run(set(range(len(sequences)))) for row in result.rows]
+    done = [row for result in embedder.run(set(range(len(sequences)))) for row in result.rows.tolist()]
     assert embedder.out_of_memory >= 3
     assert embedder.max_tokens <= 452 * 2
     assert list(embedder.failed) == [0] and "out of memory with 702 tokens alone" in embedder.failed[0]

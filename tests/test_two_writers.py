@@ -4,18 +4,21 @@ And what dead writers leave behind: removed when their death is provable, left a
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
-from protembed.atomic import remove_leftovers, temporary_name
+from protembed.anchor import NAME
+from protembed.atomic import create_exclusive, remove_leftovers, temporary_name
 from protembed.checkpoint import ChunkCheckpoint
 from protembed.errors import Transient
 from tests.crash import finish, fork, in_processes, needs_ptrace, run_traced
-from tests.crash_jobs import EmbedJob, committed_files, durable_batches, litter
+from tests.crash_jobs import EmbedJob, MergeJob, committed_files, durable_batches, litter
 
 pytestmark = needs_ptrace
 NO_LINKS = ("link", "linkat")
@@ -110,6 +113,19 @@ def test_a_writer_whose_checkpoints_the_merge_has_removed_leaves_and_makes_no_ne
     run = run_traced(lambda: job.run(folder), folder, place, meanwhile=lambda: shutil.rmtree(folder / "checkpoints" / identity))
     assert run.exit_code == Transient.exit_code
     assert not (folder / "checkpoints" / identity).exists()
+
+
+def test_what_an_orphan_commits_while_the_merge_removes_its_folder_is_removed_with_it(tmp_path):
+    job = MergeJob(tmp_path)
+    job.prepare(tmp_path / "count")
+    operations = run_traced(lambda: job.run(tmp_path / "count"), tmp_path / "count").operations
+    place = max(number for number, operation in enumerate(operations, 1) if re.search(r"/chunk_\w+$", operation.path))  # the last rmdir of a chunk
+    folder = tmp_path / "late"
+    job.prepare(folder)
+    late = folder / Path(operations[place - 1].path).relative_to(tmp_path / "count") / "batch_00099.pt"
+    run = run_traced(lambda: job.run(folder), folder, place, meanwhile=lambda: create_exclusive(late, Path.touch))
+    assert run.exit_code == 0
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [NAME]
 
 
 def test_a_batch_that_rots_before_the_chunk_file_is_written_ends_the_task_for_a_retry(tmp_path):

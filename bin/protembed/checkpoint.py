@@ -1,7 +1,8 @@
 """Which rows of a chunk are done, and their vectors. Crash-only: there is no state but files that are whole or absent.
 
     <root>/<identity>/<chunk>/batch_00000.pt        rows and their vectors
-    <root>/<identity>/<chunk>/batch_00000.pt.done   "<sha256>  batch_00000.pt", written after the data is durable
+    <root>/<identity>/<chunk>/batch_00000.pt.done   "<sha256>  batch_00000.pt", written after the data is durable; a second
+                                                    line, a comment to sha256sum, says how much that was (for progress)
 
 A row counts as done when its batch has a marker and the marker's digest matches. The set of such pairs is the manifest.
 Several writers may share a folder (an orphaned task and its successor): names are never overwritten and numbers never
@@ -16,54 +17,21 @@ import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, Optional
 
 import torch
 
 from protembed.atomic import create_exclusive, fsync_path, remove_leftovers, set_aside, sha256_of_file
-from protembed.errors import Transient
-from protembed.layout import batch_path, is_per_residue, marker_of
+from protembed.batch import Batch
+from protembed.errors import Transient, fault_of_the_file_system
+from protembed.layout import batch_path, marker_of
+from protembed.marker import marker_text, vouched_digest
 
 FORMAT = "protembed-batch 1"
-MOST_BYTES_WAITING = 1 << 30  # vectors held for the next commit, at most
+# Vectors that wait for the next commit before it begins early; as many may be on their way to the disk. More would double
+# with the joined copy, and make the end of a task wait for long; a pack above it is a commit by itself and is not copied.
+MOST_BYTES_WAITING = 1 << 26
 _NUMBER = re.compile(r"batch_(\d+)\.pt\b")  # of a batch, its marker, or what was set aside of them
-
-
-class Batch(NamedTuple):
-    """Vectors of some rows. Tensors on the CPU; row i of `rows` owns row i of mean and bos, and the next `residues[i]` of per_tok."""
-
-    rows: torch.Tensor  # (P,) int64, row numbers of the chunk
-    flags: torch.Tensor  # (P,) uint8, layout.Flag
-    residues: torch.Tensor  # (P,) int64, residues that were embedded
-    vectors: Dict[str, torch.Tensor]  # by layout.vector_name; fp32
-
-    @property
-    def nbytes(self) -> int:
-        return sum(vector.nbytes for vector in self.vectors.values())
-
-    def is_well_formed(self, row_count: int) -> bool:
-        """Different rows of a chunk of `row_count`, and for each of them what it owns of finite fp32 vectors."""
-        rows = self.rows.tolist()
-        lengths = {name: sum(self.residues.tolist()) if is_per_residue(name) else len(rows) for name in self.vectors}
-        return (
-            len(set(rows)) == len(rows) == len(self.flags) == len(self.residues)
-            and all(0 <= row < row_count for row in rows)
-            and len(lengths) > 0
-            and all(part.dtype == torch.float32 and len(part) == lengths[name] and bool(part.isfinite().all()) for name, part in self.vectors.items())
-        )
-
-    def of_rows(self, keep: Sequence[bool]) -> "Batch":
-        """Only the rows for which `keep` is true."""
-        keep = torch.as_tensor(keep)
-        per_residue = keep.repeat_interleave(self.residues)
-        vectors = {name: part[per_residue if is_per_residue(name) else keep] for name, part in self.vectors.items()}
-        return Batch(self.rows[keep], self.flags[keep], self.residues[keep], vectors)
-
-    @classmethod
-    def joined(cls, parts: List["Batch"]) -> "Batch":
-        """Several batches laid end to end."""
-        vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
-        return cls(*(torch.cat(column) for column in zip(*(part[:3] for part in parts))), vectors)
 
 
 class ChunkCheckpoint:
@@ -73,6 +41,7 @@ class ChunkCheckpoint:
         self.root, self.identity, self.chunk, self.row_count = Path(root), identity, chunk, row_count
         self.folder = batch_path(root, identity, chunk, 0).parent
         self.rotten: List[str] = []  # what was set aside, with reasons
+        self.committed: Dict[Path, List[int]] = {}  # by this object: path -> rows
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for parent in (self.folder.parent, self.root):  # a power cut must not take the new folders with the batches in them
@@ -93,6 +62,15 @@ class ChunkCheckpoint:
                 seen.update(provided[path])
         return provided
 
+    def read(self, provided: Dict[Path, List[int]]) -> Iterator[Batch]:
+        """The batches of good_batches() and of our commits, one at a time, each row once; Transient when one is not good any more."""
+        for path, rows in provided.items():
+            batch = self.load(path)
+            if batch is None:
+                raise Transient(f"checkpoint {path} was good and is not any more; the next attempt computes its rows again")
+            keep = torch.isin(batch.rows, torch.tensor(rows, dtype=torch.int64))  # another writer may have had some before
+            yield batch if keep.all() else batch.of_rows(keep)
+
     def load(self, path: Path) -> Optional[Batch]:
         """Read one batch, trusting nothing; None when it does not count. Executes no code found in the file."""
         try:
@@ -100,7 +78,9 @@ class ChunkCheckpoint:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        if not marker.endswith("\n"):  # torn, or a living writer is at it (a file system without hard links shows that)
+        except OSError as error:
+            raise fault_of_the_file_system(error, path) or error
+        if "\n" not in marker:  # torn in its first line, or a living writer is at it (a file system without hard links shows that)
             return None
         fault, batch = self._judge(marker, content)
         if fault:
@@ -108,7 +88,7 @@ class ChunkCheckpoint:
         return batch
 
     def _judge(self, marker: str, content: bytes) -> "tuple[str, Optional[Batch]]":
-        if hashlib.sha256(content).hexdigest() != marker.partition(" ")[0]:
+        if hashlib.sha256(content).hexdigest() != vouched_digest(marker):
             return "its digest is not the marker's", None
         try:
             stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -126,15 +106,19 @@ class ChunkCheckpoint:
         for part in (marker_of(path), path):  # the marker first: a kill in between leaves a batch that does not count
             set_aside(part)
 
-    def commit(self, batch: Batch) -> Path:
-        """Make a batch durable and return its path: a kill after this loses none of its rows."""
+    def commit(self, batch: Batch, seconds: float = 0.0, attempt: int = 0) -> Path:
+        """Make a batch durable and return its path: a kill after this loses none of its rows.
+
+        `seconds` of work by `attempt` are noted in the marker.
+        """
         stored = dict(batch._asdict(), format=FORMAT, identity=self.identity, chunk=self.chunk)
         try:
-            path = self._create_numbered(lambda temporary: torch.save(stored, temporary))
-            line = f"{sha256_of_file(path)}  {path.name}\n"
-            create_exclusive(marker_of(path), lambda temporary: temporary.write_text(line, encoding="ascii"))
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            path = self._create_numbered(lambda temporary: _save(stored, temporary))
+            text = marker_text(sha256_of_file(path), path.name, len(batch.rows), int(batch.residues.sum()), seconds, attempt)
+            create_exclusive(marker_of(path), lambda temporary: temporary.write_text(text, encoding="ascii"))
+        except OSError as error:
             raise Transient(f"checkpoint in {self.folder} cannot be written: {error}") from error
+        self.committed[path] = batch.rows.tolist()
         return path
 
     def _create_numbered(self, write: Callable[[Path], None]) -> Path:
@@ -150,12 +134,18 @@ class ChunkCheckpoint:
                 number += 1
 
 
+def _save(stored: dict, path: Path) -> None:
+    with open(path, "wb") as handle:  # given a path, torch keeps to itself what was wrong with the disk
+        torch.save(stored, handle)
+
+
 class BackgroundCommitter:
     """Collects batches and commits them every so many seconds on a thread, never more than one commit behind."""
 
-    def __init__(self, commit: Callable[[Batch], object], seconds: float):
+    def __init__(self, commit: Callable[[Batch, float], object], seconds: float):
         self._commit, self._seconds = commit, seconds
         self._waiting: List[Batch] = []
+        self._bytes_waiting = 0
         self._pool = ThreadPoolExecutor(1, "commit")
         self._running: Optional[Future] = None
         self._last = time.monotonic()
@@ -174,16 +164,22 @@ class BackgroundCommitter:
     def add(self, batch: Batch) -> None:
         """Hand over vectors; commits when the interval is over or too many bytes wait."""
         self._waiting.append(batch)
-        waited = time.monotonic() - self._last
-        if waited >= self._seconds or sum(part.nbytes for part in self._waiting) >= MOST_BYTES_WAITING:
+        self._bytes_waiting += batch.nbytes
+        if time.monotonic() - self._last >= self._seconds or self._bytes_waiting >= MOST_BYTES_WAITING:
             self.flush()
 
     def flush(self) -> None:
         """Start to commit all that waits, once the commit before it has ended."""
         self._settle()
         if self._waiting:
-            self._running = self._pool.submit(self._commit, Batch.joined(self._waiting))
-            self._waiting, self._last = [], time.monotonic()
+            began, self._last = self._last, time.monotonic()
+            self._running = self._pool.submit(self._join_and_commit, self._waiting, self._last - began)
+            self._waiting, self._bytes_waiting = [], 0
+
+    def _join_and_commit(self, parts: List[Batch], seconds: float) -> None:
+        batch = Batch.joined(parts)
+        parts.clear()  # the copy is enough
+        self._commit(batch, seconds)
 
     def _settle(self) -> None:
         if self._running is not None:

@@ -3,26 +3,17 @@
 Knows packs and rows; does not know what a model is (it is given a function) nor where vectors are kept.
 """
 
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set
 
 import torch
 from torch import Tensor
 
+from protembed.batch import Batch
 from protembed.errors import Transient, first_line
-from protembed.layout import Flag, is_per_residue
+from protembed.layout import SPECIAL_TOKENS, Flag
 from protembed.packing import Pack, balanced_budget, packing_efficiency, plan_packs
-from protembed.tokens import SPECIAL_TOKENS
 
 Embed = Callable[[Sequence[str]], Dict[str, Tensor]]
-
-
-class PackVectors(NamedTuple):
-    """The rows of one forward pass that came out well; the shapes are checkpoint.Batch's."""
-
-    rows: List[int]
-    flags: List[int]
-    residues: List[int]
-    vectors: Dict[str, Tensor]
 
 
 class Embedder:
@@ -49,8 +40,8 @@ class Embedder:
         """Real tokens over the budget of the plan."""
         return packing_efficiency(self.packs, self.pack_tokens)
 
-    def run(self, missing: Set[int]) -> Iterator[PackVectors]:
-        """Embed the rows of `missing`; those that cannot be embedded end up in `failed` with the reason."""
+    def run(self, missing: Set[int]) -> Iterator[Batch]:
+        """Embed the rows of `missing`, pack by pack; those that cannot be embedded end up in `failed` with the reason."""
         missing = set(missing)
         while missing:
             for pack in self.packs:
@@ -86,23 +77,25 @@ class Embedder:
         else:
             self._plan_for(max(1, sum(self.token_counts[row] for row in rows) // 2))
 
-    def _finite(self, rows: List[int], vectors: Dict[str, Tensor]) -> PackVectors:
-        residues = [len(self.sequences[row]) for row in rows]
-        bad = [place for place, finite in enumerate(rows_are_finite(vectors, residues)) if not finite]
-        if not bad:
-            return PackVectors(rows, [0] * len(rows), residues, vectors)
-        good = [place for place in range(len(rows)) if place not in bad]
-        parts = [PackVectors([rows[i] for i in good], [0] * len(good), [residues[i] for i in good], select_rows(vectors, residues, good))]
-        parts += filter(None, (self._again_in_fp32(rows[place]) for place in bad))
-        return join(parts)
+    def _batch(self, rows: List[int], vectors: Dict[str, Tensor], flag: int = 0) -> Batch:
+        residues = torch.tensor([len(self.sequences[row]) for row in rows])
+        return Batch(torch.tensor(rows), torch.full((len(rows),), flag, dtype=torch.uint8), residues, vectors)
 
-    def _again_in_fp32(self, row: int) -> Optional[PackVectors]:
+    def _finite(self, rows: List[int], vectors: Dict[str, Tensor]) -> Batch:
+        """The rows that came out well, at once or in fp32."""
+        batch = self._batch(rows, vectors)
+        fine = batch.finite()
+        if fine.all():
+            return batch
+        again = (self._again_in_fp32(row) for row in batch.rows[~fine].tolist())
+        return Batch.joined([batch.of_rows(fine), *filter(None, again)])
+
+    def _again_in_fp32(self, row: int) -> Optional[Batch]:
         if self.embed_fp32 is not None:
             self.forward_passes += 1
-            vectors = self.embed_fp32([self.sequences[row]])
-            residues = [len(self.sequences[row])]
-            if rows_are_finite(vectors, residues)[0]:
-                return PackVectors([row], [int(Flag.FP32_RERUN)], residues, vectors)
+            batch = self._batch([row], self.embed_fp32([self.sequences[row]]), Flag.FP32_RERUN)
+            if batch.finite().all():
+                return batch
         self.failed[row] = "the model gives numbers that are not finite, in single precision too"
         return None
 
@@ -114,28 +107,3 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     if isinstance(error, torch.AcceleratorError):
         raise Transient(f"the device failed: {first_line(error)}") from error
     return False
-
-
-def rows_are_finite(vectors: Dict[str, Tensor], residues: Sequence[int]) -> List[bool]:
-    """Per row: whether all its numbers are finite."""
-    verdicts = []
-    for name, values in vectors.items():
-        finite = values.isfinite().all(dim=1)
-        verdicts.append([bool(part.all()) for part in finite.split(list(residues))] if is_per_residue(name) else finite.tolist())
-    return [all(column) for column in zip(*verdicts)]
-
-
-def select_rows(vectors: Dict[str, Tensor], residues: Sequence[int], places: Sequence[int]) -> Dict[str, Tensor]:
-    """The vectors of some rows of a pack."""
-    selected = {}
-    for name, values in vectors.items():
-        parts = values.split(list(residues)) if is_per_residue(name) else values.split(1)
-        selected[name] = torch.cat([parts[place] for place in places]) if places else values[:0]
-    return selected
-
-
-def join(parts: Sequence[PackVectors]) -> PackVectors:
-    """Several results laid end to end."""
-    columns = (sum(column, []) for column in zip(*(part[:3] for part in parts)))
-    vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
-    return PackVectors(*columns, vectors)

@@ -20,9 +20,9 @@ from esm.model.esm2 import ESM2
 from torch import Tensor
 
 from protembed.errors import BadOption, Transient
-from protembed.layout import vector_name
+from protembed.layout import SPECIAL_TOKENS, vector_name
 from protembed.projection import Projection
-from protembed.tokens import SPECIAL_TOKENS, PackedTokens, Tokenizer
+from protembed.tokens import PackedTokens, Tokenizer
 
 # Inference sees no <mask>, so fair-esm's correction (esm2.py, token_dropout) is the constant 1 - 0.15 * 0.8.
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
@@ -126,13 +126,13 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class PackedESM2:
     """The model, ready to embed packs.
 
-    model: fair-esm's ESM2 on the CPU in fp32. layers: which representations, 0..N. include: of mean, bos, per_tok.
+    model: fair-esm's ESM2 on the CPU, in any dtype. layers: which representations, 0..N. include: of mean, bos, per_tok.
     """
 
     def __init__(self, model: ESM2, layers: Sequence[int], include: Sequence[str], dtype: torch.dtype, device: torch.device):
         self.wanted, self.include, self.dtype, self.device = set(layers), tuple(include), dtype, device
         self.tokenizer = Tokenizer(model.alphabet)
-        self.table = (model.embed_tokens.weight * model.embed_scale).float().to(device)
+        self.table = (model.embed_tokens.weight.float() * model.embed_scale).to(device)
         if model.token_dropout:
             self.table = self.table * TOKEN_DROPOUT_SCALE
         self.inv_freq = model.layers[0].self_attn.rot_emb.inv_freq.float().to(device)

@@ -9,6 +9,7 @@ CHUNK_FORMAT = "protembed-chunk"
 FORMAT_VERSION = "1.0"
 
 KINDS = ("mean", "bos", "per_tok")
+SPECIAL_TOKENS = 2  # BOS and EOS around every sequence
 
 
 class Flag(IntFlag):
@@ -41,6 +42,11 @@ def is_per_residue(name: str) -> bool:
 def batch_path(root: Path, identity: str, chunk: str, number: int) -> Path:
     """The one place where a checkpoint path is built."""
     return Path(root) / identity / chunk / f"batch_{number:05d}.pt"
+
+
+def attempt_path(root: Path, identity: str, chunk: str, number: int) -> Path:
+    """The record of the n-th task that took up a chunk, counted from 1."""
+    return batch_path(root, identity, chunk, 0).with_name(f"attempt_{number:05d}.json")
 
 
 def marker_of(batch: Path) -> Path:

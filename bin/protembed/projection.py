@@ -12,13 +12,19 @@ from torch import Tensor, nn
 _FUSED = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
+def joined(parts, factors, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Tensors of any dtype laid end to end; a factor other than 1 is applied in fp32, before the rounding to `dtype`."""
+    scaled = [part if factor == 1.0 else part.float() * factor for part, factor in zip(parts, factors)]
+    return torch.cat([part.to(device, dtype) for part in scaled])
+
+
 class Projection:
     """y = x W^T + b for x (T, in) in the weights' dtype. `factor` multiplies weights and bias once, at the start."""
 
     def __init__(self, *parts: nn.Linear, dtype: torch.dtype, device: torch.device, factors=None):
         factors = factors or [1.0] * len(parts)
-        self.weight = torch.cat([part.weight * factor for part, factor in zip(parts, factors)]).to(device, dtype)
-        self.bias = torch.cat([part.bias * factor for part, factor in zip(parts, factors)]).to(device, dtype)
+        self.weight = joined([part.weight for part in parts], factors, dtype, device)
+        self.bias = joined([part.bias for part in parts], factors, dtype, device)
         self.fused = _FUSED is not None and device.type == "cpu" and dtype == torch.float32
 
     def __call__(self, x: Tensor) -> Tensor:

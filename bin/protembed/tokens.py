@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SPECIAL_TOKENS = 2  # BOS and EOS around every sequence
+from protembed.layout import SPECIAL_TOKENS
 
 
 class PackedTokens(NamedTuple):

@@ -11,19 +11,22 @@ import argparse
 import difflib
 import json
 import pickle
-import warnings
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional
 
 import torch
 from esm.model.esm2 import ESM2
-from esm.pretrained import load_model_and_alphabet_core
+from esm.pretrained import _load_model_and_alphabet_core_v2
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from protembed.atomic import sha256_of_file, write_text
 from protembed.errors import BadWeights, first_line
 
 RANDOM = "random:"
+CONTACTS = {"contact_head.regression.weight", "contact_head.regression.bias"}  # in a file of their own
 
 
 class Shape(NamedTuple):
@@ -80,19 +83,38 @@ def shape_of(name: str) -> Shape:
 
 
 def load_esm2(path: Path, regression: Optional[Path] = None) -> ESM2:
-    """fair-esm's ESM2 module in fp32 on the CPU, in eval mode, from a file in fair-esm's format.
+    """fair-esm's ESM2 module on the CPU, in eval mode, in the dtype of the file, from a file in fair-esm's format.
 
-    BadWeights when the file is missing, damaged, unsafe to unpickle, or not ESM-2.
+    Its tensors are the file's own pages (memory-mapped): nothing is drawn at random to be thrown away, nothing is held twice.
+    Give it `.float()` before its own forward pass. BadWeights when the file is missing, damaged, unsafe to unpickle, or not ESM-2.
     """
     content = _load_tensors(path)
     try:
-        # The name only selects fair-esm's loader for the family; the file may be called anything.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Regression weights not found")
-            model, _ = load_model_and_alphabet_core("esm2", content, _load_tensors(regression) if regression else None)
+        if regression:
+            content["model"].update(_load_tensors(regression)["model"])
+        with _Undrawn():  # the model without numbers; fair-esm's own names of parameters
+            model, _, state = _load_model_and_alphabet_core_v2(content)
+        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line(error)})") from error
+    faults = [f"{name} is missing" for name in missing if name not in CONTACTS] + [f"{name} is not known" for name in unexpected]
+    if faults:
+        raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({faults[0]}, and {len(faults) - 1} more)")
+    if missing:  # as in fair-esm: without a regression file contacts mean nothing
+        model.contact_head.regression.reset_parameters()
     return model.eval().requires_grad_(False)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves tensors as they are where modules would fill them at the start: memory that is never touched costs nothing.
+
+    The meta device would say the same in one word, but its `arange` and `normal_` import sympy: a second, and 300 MB.
+    """
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if getattr(function, "__module__", "") == nn.init.__name__ or function in (torch.Tensor.fill_, torch.Tensor.zero_):
+            return arguments[0] if arguments else keywords["tensor"]
+        return function(*arguments, **(keywords or {}))
 
 
 def _load_tensors(path: Path) -> dict:
@@ -100,7 +122,7 @@ def _load_tensors(path: Path) -> dict:
         raise BadWeights(f"{path}: no such file; give a .pt file or one of {', '.join(SHAPES)}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise BadWeights(f"{path.name} is damaged or is no PyTorch weights file ({first_line(error)})") from error
     if not isinstance(content, dict):
@@ -149,5 +171,5 @@ def describe(path: Path, model: str, source: str) -> Description:
     """Load the file once, as every task will, and say what it is."""
     esm2 = load_esm2(path)
     stored = {name: value for name, value in esm2.state_dict().items() if not name.startswith("contact_head.")}
-    exact = all(torch.equal(value, value.half().float()) for value in stored.values())
+    exact = all(torch.equal(value, value.half().to(value.dtype)) for value in stored.values())
     return Description(model, source, sha256_of_file(path), esm2.num_layers, esm2.embed_dim, esm2.attention_heads, exact, model.startswith(RANDOM))

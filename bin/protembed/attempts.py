@@ -1,0 +1,72 @@
+"""Who works on a chunk: one small file per task, numbered in the order of their coming.
+
+    <root>/<identity>/<chunk>/attempt_00001.json   session, host, pid, device, when, how much there is to do
+
+Tells an orphan from a legitimate second run. Within one Nextflow session (the id stays the same with -resume, and a lock
+sees to it that one head lives) a newer attempt means that the older one was given up: nobody will read its result, so it
+leaves. Another session's attempt is another run on the same checkpoints: both go on, and either's batches are good.
+"""
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Dict
+
+from protembed.atomic import create_exclusive
+from protembed.errors import Transient
+from protembed.layout import attempt_path
+
+_NUMBER = re.compile(r"attempt_(\d+)\.json$")
+
+
+class Attempt:
+    """The task that this process is."""
+
+    def __init__(self, root: Path, identity: str, chunk: str, facts: Dict[str, object], session: str = "", leave_with_parent: bool = False):
+        """Take the next number. Transient when the folder cannot be written."""
+        self._place, self._session = (root, identity, chunk), session
+        self._parent = os.getppid() if leave_with_parent else None
+        text = json.dumps(dict(facts, session=session, host=socket.gethostname(), pid=os.getpid()))
+        folder = attempt_path(*self._place, 0).parent
+        self.number = max((int(match[1]) for match in map(_NUMBER.search, map(str, folder.iterdir())) if match), default=0)
+        self._newest_seen = 0
+        while not self._newest_seen:
+            self.number += 1
+            try:
+                create_exclusive(attempt_path(*self._place, self.number), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+                self._newest_seen = self.number
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise Transient(f"checkpoint folder {folder} cannot be written: {error}") from error
+
+    def given_up(self) -> str:
+        """Why nobody will read what this task gives, or nothing."""
+        if self._parent and os.getppid() != self._parent:
+            return "the process that started this task is gone"
+        return "a newer task of the same run has this chunk" if self._is_superseded() else ""
+
+    def _is_superseded(self) -> bool:
+        while self._session and (text := _read(attempt_path(*self._place, self._newest_seen + 1))):
+            if read_attempt(text).get("session") == self._session:
+                return True
+            self._newest_seen += 1
+        return False
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def read_attempt(text: str) -> Dict[str, object]:
+    """The record of an attempt; empty when the file is torn or not ours."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,70 @@
+"""Vectors of some rows of a chunk: what a forward pass gives, what a checkpoint file holds, what a chunk file takes."""
+
+from typing import Dict, List, NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+
+from protembed.layout import is_per_residue
+
+
+class Batch(NamedTuple):
+    """Tensors on the CPU; row i of `rows` owns row i of mean and bos, and the next `residues[i]` of per_tok."""
+
+    rows: Tensor  # (P,) int64, row numbers of the chunk
+    flags: Tensor  # (P,) uint8, layout.Flag
+    residues: Tensor  # (P,) int64, residues that were embedded
+    vectors: Dict[str, Tensor]  # by layout.vector_name; fp32
+
+    @property
+    def nbytes(self) -> int:
+        return sum(vector.nbytes for vector in self.vectors.values())
+
+    def finite(self) -> Tensor:
+        """(P,) bool: whether all numbers of a row are finite."""
+        verdict = torch.ones(len(self.rows), dtype=torch.bool)
+        for name, part in self.vectors.items():
+            fine = finite_rows(part)
+            if is_per_residue(name):
+                fine = torch.stack([row.all() for row in fine.split(self.residues.tolist())])
+            verdict &= fine
+        return verdict
+
+    def of_rows(self, keep: Sequence[bool]) -> "Batch":
+        """Only the rows for which `keep` is true."""
+        keep = torch.as_tensor(keep)
+        per_residue = keep.repeat_interleave(self.residues)
+        vectors = {name: part[per_residue if is_per_residue(name) else keep] for name, part in self.vectors.items()}
+        return Batch(self.rows[keep], self.flags[keep], self.residues[keep], vectors)
+
+    @classmethod
+    def joined(cls, parts: List["Batch"]) -> "Batch":
+        """Several batches laid end to end."""
+        if len(parts) == 1:
+            return parts[0]
+        vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
+        return cls(*(torch.cat(column) for column in zip(*(part[:3] for part in parts))), vectors)
+
+    def is_well_formed(self, row_count: int) -> bool:
+        """Different rows of a chunk of `row_count`, and for each of them what it owns of finite fp32 vectors."""
+        rows = self.rows.tolist()
+        lengths = {name: sum(self.residues.tolist()) if is_per_residue(name) else len(rows) for name in self.vectors}
+        return (
+            len(set(rows)) == len(rows) == len(self.flags) == len(self.residues)
+            and all(0 <= row < row_count for row in rows)
+            and len(lengths) > 0
+            and all(part.dtype == torch.float32 and len(part) == lengths[name] for name, part in self.vectors.items())
+            and all(finite_rows(part).all() for part in self.vectors.values())
+        )
+
+
+def finite_rows(values: Tensor) -> Tensor:
+    """(n,) bool for (n, D): whether all numbers of a row are finite.
+
+    No sum that has an infinity or NaN in it is finite, and sums are many times as fast as isfinite() on every number; a finite
+    row whose sum overflows gets the exact test.
+    """
+    fine = values.sum(dim=1).isfinite()
+    if not fine.all():
+        fine[~fine] = values[~fine].isfinite().all(dim=1)
+    return fine
