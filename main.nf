@@ -1,16 +1,19 @@
 #!/usr/bin/env nextflow
 /*
  * proteins.fasta -> SPLIT_FASTA -> chunk_*.fasta -> EMBED_CHUNK -> chunk_*.h5 -> MERGE_CHUNKS -> embeddings.h5 + ledger.tsv
+ *                                                  a sample of the vectors -> VERIFY_EMBEDDINGS -> verify.json
  *
  * This is the only file that reads params. A step gets every value that can change its result as an input, because
  * only inputs are sure to be in the hash that -resume goes by; what changes no number travels in the environment.
  */
 
 include { anchorIn; checkedParameters; codeDigest; exportToTasks; isLocalModel } from './modules/parameters/main.nf'
+include { freshNotes; removeNotes } from './modules/progress/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
 include { EMBED_CHUNK   } from './modules/embed_chunk/main.nf'
 include { MERGE_CHUNKS  } from './modules/merge_chunks/main.nf'
+include { VERIFY_EMBEDDINGS } from './modules/verify_embeddings/main.nf'
 
 workflow {
     main:
@@ -21,17 +24,21 @@ workflow {
         PROTEMBED_MAX_TOKENS: chosen.max_tokens ?: 0,
         PROTEMBED_CHECKPOINT_SECONDS: chosen.checkpoint_seconds,
         PROTEMBED_KEEP_CHECKPOINTS: chosen.keep_checkpoints,
+        PROTEMBED_SESSION: workflow.sessionId, // a newer task of the same session tells an orphan to leave
         PROTEMBED_COMMAND: workflow.commandLine.replaceAll(/[^\w .\/:=,@%+*~-]/, '?'), // nothing that means something to a shell
     ])
 
     // One constant file in each folder that outlives tasks: staged as an input, it gets its folder mounted in containers.
     checkpoints = anchorIn(chosen.checkpoint_dir ?: "${workflow.workDir}/checkpoints")
     downloads   = anchorIn(chosen.weights_dir)
+    notes       = freshNotes(checkpoints, workflow.sessionId)
 
     fastas  = chosen.input.tokenize(',').collectMany { entry -> files(entry.trim(), checkIfExists: true).sort { path -> path.name } }
-    policy  = chosen.subMap(['chunk_residues', 'invalid_residues', 'duplicate_ids'])
+    policy  = chosen.subMap(['chunk_residues', 'invalid_residues', 'duplicate_ids', 'verify'])
     longest = chosen.long_sequences == 'error' ? chosen.max_residues : 0
     SPLIT_FASTA(fastas, policy + [longest_allowed: longest, names: fastas.collect { path -> path.name }], code)
+
+    SPLIT_FASTA.out.totals.subscribe { totals -> totals.copyTo(notes) }
 
     model_file = isLocalModel(chosen.model) ? files(chosen.model, checkIfExists: true) : []
     FETCH_WEIGHTS(chosen.model, model_file, downloads, chosen.weights_url, code)
@@ -42,15 +49,32 @@ workflow {
     dtype  = chosen.dtype != 'auto' ? chosen.dtype : chosen.device == 'cuda' ? 'float16' : 'float32'
     EMBED_CHUNK(chunks, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, checkpoints, recipe + [dtype: dtype], code)
 
+    EMBED_CHUNK.out.metrics.subscribe { metrics -> metrics.copyTo(notes) }
+
+    // Before the merge: embeddings.h5 appears only when its numbers are proven. [chunk_0dcc6e04baffd4a2.h5, ...] that hold the sample.
+    verdict = []
+    if( chosen.verify > 0 ) {
+        holding = EMBED_CHUNK.out.vectors
+            .combine(SPLIT_FASTA.out.totals)
+            .filter { vectors, totals -> vectors.baseName in new groovy.json.JsonSlurper().parse(totals).sampled_chunks }
+            .map { vectors, _totals -> vectors }
+            .toSortedList { left, right -> left.name <=> right.name }
+        VERIFY_EMBEDDINGS(holding, SPLIT_FASTA.out.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, code)
+        verdict = VERIFY_EMBEDDINGS.out.verdict
+    }
+
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
-    MERGE_CHUNKS(embedded, SPLIT_FASTA.out.records, FETCH_WEIGHTS.out.description, checkpoints, chosen.subMap(['store_dtype', 'on_failure']), code)
+    MERGE_CHUNKS(embedded, SPLIT_FASTA.out.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'on_failure']), code)
 
     // [summary.json, [chunk_0dcc6e04baffd4a2.metrics.json, ...]]
     MERGE_CHUNKS.out.summary.combine(EMBED_CHUNK.out.metrics.toList().map { metrics -> [metrics] })
         .view { summary, metrics -> closingWords(summary, metrics, chosen.outdir) }
 
     workflow.onComplete = {
+        if( workflow.success ) {
+            removeNotes(notes)
+        }
         if( workflow.success && workflow.stats.succeedCount == 0 ) {
             log.info("everything was cached: ${workflow.stats.cachedCount} tasks of earlier runs, nothing computed")
         }
@@ -67,6 +91,10 @@ def closingWords(summary, metrics, outdir) {
         "${run.n_embedded} of ${run.n_records} records embedded (${run.flags.duplicate} repeat another sequence, ${run.flags.truncated} truncated), ${run.n_skipped} skipped",
         "${tasks.sum { task -> task.computed }} sequences computed, ${tasks.sum { task -> task.reused }} from checkpoints; ${rate as long} tokens/s per task",
     ]
+    if( run.verify ) {
+        lines << "checked against fair-esm on ${run.verify.sequences} sequences: " +
+            run.verify.worst.collect { kind, worst -> "${kind} within ${String.format('%.1e', worst.relative_l2 as double)} (cosine ${String.format('%.7f', worst.cosine as double)})" }.join(', ')
+    }
     if( run.random_weights ) {
         lines << "RANDOM WEIGHTS: these vectors mean nothing. They are for trying the machinery only."
     }

@@ -44,6 +44,7 @@ class Options:
     keep_checkpoints: bool = field(default=False, metadata=dict(help="do not remove the checkpoints of merged chunks"))
     code_digest: str = field(default="", metadata=dict(help="digest of the pipeline's code, stored as an attribute"))
     chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files, in any order"))
+    verify: str = field(default="", metadata=dict(help="verify.json of verify_embeddings.py, for the file's attributes"))
     run_command: str = field(default="", metadata=dict(help="the user's command, stored as an attribute"))
 
 
@@ -171,13 +172,14 @@ def main(options: Options) -> None:
 
         totals = count(outcomes(), options.on_failure)
         attributes = run_attributes(chunks, totals, options)
+        verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
         widths = {name: next(iter(chunks.by_name.values())).width(name) for name in chunks.names}
         ledger = stack.enter_context(open(stack.enter_context(replacing(outdir / "ledger.tsv")), "w", encoding="utf-8"))
         with creating_embeddings(outdir / "embeddings.h5", attributes["n_embedded"], totals.embedded_residues, widths, options.store_dtype) as writer:
             write_all(writer, outcomes(), chunks, ledger)
             check_coverage(writer, outcomes())
-            writer.finish(attributes)
-    write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags), indent=2) + "\n")
+            writer.finish(dict(attributes, verify=json.dumps(verdict)))
+    write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict), indent=2) + "\n")
     if options.anchor and not options.keep_checkpoints:
         for name in chunks.by_name:
             remove_checkpoint(folder_of(Path(options.anchor)), chunks.identity.digest, name)
@@ -187,7 +189,8 @@ def main(options: Options) -> None:
 def remove_checkpoint(root: Path, identity: str, chunk: str) -> None:
     """Remove what a merged chunk does not need any more, and the identity's folder with its last chunk."""
     folder = batch_path(root, identity, chunk, 0).parent
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(2):  # an orphaned task may commit a last batch while the first pass is at it
+        shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # other chunks are still there
         folder.parent.rmdir()
 

@@ -2,8 +2,8 @@
 """Check every record of the input once and cut the unique sequences into chunks named by their content.
 
 Writes chunks/chunk_<digest>.fasta (headers are sequence digests), records.tsv (one row per input record, in input
-order) and split.json (totals). Bad records are listed as `file:line id what`, the first 20 of them, before any
-embedding starts.
+order), sample.fasta (what verify_embeddings.py will embed again) and split.json (totals). Bad records are listed as
+`file:line id what`, the first 20 of them, before any embedding starts.
 """
 
 import json
@@ -18,6 +18,7 @@ from protembed.cli import log, run
 from protembed.errors import BadInput
 from protembed.layout import Flag
 from protembed.proteins import Record, digest_of, foreign_letters, read_fasta, substitute_foreign
+from protembed.sampling import Sampler
 
 MOST_OFFENDERS_SHOWN = 20
 
@@ -34,6 +35,7 @@ class Options:
         ),
     )
     duplicate_ids: str = field(default="error", metadata=dict(choices=["error", "rename"], help="ids that occur again: stop, or add _2, _3 (default: error)"))
+    sample: int = field(default=0, metadata=dict(help="sequences to draw for verify_embeddings.py (default: 0)"))
     longest_allowed: int = field(default=0, metadata=dict(help="residues; a longer record is an error; 0: any length (default: 0)"))
 
 
@@ -103,7 +105,8 @@ def read_all(paths: List[str]) -> Iterator[Record]:
 def main(options: Options) -> None:
     checker = RecordChecker(options)
     aim = options.chunk_residues or chunk_residues_for([Path(path) for path in options.fasta])
-    with writing_chunks(Path(options.outdir), aim) as chunks:
+    sampler, outdir = Sampler(options.sample), Path(options.outdir)
+    with writing_chunks(outdir, aim, sampler) as chunks:
         for record in read_all(options.fasta):
             name = checker.unique_id(record)
             sequence, flags, note = checker.usable_sequence(record)
@@ -114,7 +117,10 @@ def main(options: Options) -> None:
             else:
                 chunks.skip(name, len(record.sequence), note)
         checker.raise_if_any()
-    write_text(Path(options.outdir) / "split.json", json.dumps(chunks.totals, indent=2) + "\n")
+    sample = sampler.chosen()
+    write_text(outdir / "sample.fasta", "".join(f">{digest.hex()}\n{sequence}\n" for digest, (sequence, _) in sample.items()))
+    sampled_chunks = sorted({chunk for _, chunk in sample.values()})
+    write_text(outdir / "split.json", json.dumps(dict(chunks.totals, chunk_sizes=chunks.sizes, sampled_chunks=sampled_chunks)) + "\n")
     log.info("%(records)d records, %(sequences)d different sequences, %(residues)d residues in %(chunks)d chunks, %(skipped)d skipped", chunks.totals)
 
 

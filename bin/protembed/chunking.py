@@ -14,6 +14,7 @@ from protembed.atomic import replacing
 from protembed.identity import chunk_name
 from protembed.layout import Flag
 from protembed.records import NOTHING, RecordRow
+from protembed.sampling import Sampler
 
 # Aim for this many chunks, within these residues per chunk: below the least, start-up dominates; above the most, a task is long.
 CHUNKS_AIMED_AT = 32
@@ -34,14 +35,14 @@ def is_border(digest: bytes, length: int, chunk_residues: int) -> bool:
 
 
 @contextlib.contextmanager
-def writing_chunks(outdir: Path, chunk_residues: int) -> Iterator["ChunkWriter"]:
-    """Yield a ChunkWriter for `outdir`; records.tsv appears there only when the block ends well."""
+def writing_chunks(outdir: Path, chunk_residues: int, sampler: Sampler) -> Iterator["ChunkWriter"]:
+    """Yield a ChunkWriter for `outdir`; records.tsv appears there only when the block ends well. `sampler` sees every sequence."""
     folder = outdir / "chunks"
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("chunk_*.fasta"):  # of a killed attempt in this very folder (a requeued job)
         leftover.unlink()
     with replacing(outdir / "records.tsv") as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table:
-        writer = ChunkWriter(folder, table, chunk_residues)
+        writer = ChunkWriter(folder, table, chunk_residues, sampler)
         yield writer
         writer.finish()
 
@@ -53,8 +54,8 @@ class ChunkWriter:
     alone is longer. Memory: some 300 bytes per record.
     """
 
-    def __init__(self, folder: Path, table: IO[str], chunk_residues: int):
-        self.folder, self.table, self.aim = folder, table, chunk_residues
+    def __init__(self, folder: Path, table: IO[str], chunk_residues: int, sampler: Sampler):
+        self.folder, self.table, self.aim, self._sampler = folder, table, chunk_residues, sampler
         self._number_of: Dict[bytes, int] = {}  # digest -> number of the unique sequence
         self._chunk_of, self._row_of = array("L"), array("L")  # per unique sequence: chunk number, row
         self._first_id: List[str] = []  # per unique sequence: the record that brought it
@@ -63,7 +64,8 @@ class ChunkWriter:
         self._digests: List[bytes] = []
         self._open_residues = 0
         self._waiting: List[Tuple[str, int, str, int, Flag, str]] = []  # records until the open chunk has its name
-        self.totals = dict(records=0, sequences=0, residues=0, chunks=0, duplicates=0, skipped=0)
+        self.totals: Dict[str, int] = dict(records=0, sequences=0, residues=0, chunks=0, duplicates=0, skipped=0)
+        self.sizes: Dict[str, Tuple[int, int]] = {}  # per chunk: sequences, residues
 
     def add(self, name: str, sequence: str, digest: bytes, flags: Flag, note: str) -> None:
         """One record with a usable sequence."""
@@ -111,6 +113,9 @@ class ChunkWriter:
             with replacing(self.folder / f"{name}.fasta") as temporary, open(temporary, "w", encoding="ascii") as fasta:
                 fasta.writelines(f">{digest.hex()}\n{sequence}\n" for digest, sequence in zip(self._digests, self._sequences))
             self._chunk_names.append(name)
+            self.sizes[name] = len(self._sequences), self._open_residues
+            for digest, sequence in zip(self._digests, self._sequences):
+                self._sampler.add(digest, sequence, name)
             self.totals["chunks"] += 1
         self._sequences, self._digests, self._open_residues = [], [], 0
         self.table.writelines(map(self._line, self._waiting))

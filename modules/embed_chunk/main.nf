@@ -27,7 +27,7 @@ process EMBED_CHUNK {
         --device "\${PROTEMBED_DEVICE}" \\
         --max-tokens "\${PROTEMBED_MAX_TOKENS}" \\
         --checkpoint-seconds "\${PROTEMBED_CHECKPOINT_SECONDS}" \\
-        --leave-when-orphaned
+        --leave-when-orphaned --session "\${PROTEMBED_SESSION}"
     """
 
     stub:

@@ -6,6 +6,7 @@ process MERGE_CHUNKS {
     path chunks, stageAs: 'chunks/*'
     path records
     path description
+    path verdict
     path anchor, name: 'checkpoints.anchor'
     val options
     val code_digest
@@ -16,9 +17,10 @@ process MERGE_CHUNKS {
     path 'summary.json', emit: summary
 
     script:
+    def verify = verdict ? "--verify ${verdict}" : ''
     """
     shopt -s nullglob
-    merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} --anchor ${anchor} \\
+    merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} --anchor ${anchor} ${verify} \\
         --store-dtype ${options.store_dtype} \\
         --on-failure ${options.on_failure} \\
         --code-digest ${code_digest} \\

@@ -12,6 +12,7 @@ process SPLIT_FASTA {
     path 'chunks/*.fasta', emit: chunks, optional: true
     path 'records.tsv', emit: records
     path 'split.json', emit: totals
+    path 'sample.fasta', emit: sample
 
     script:
     // Staged in numbered folders, so files of equal name can meet; the names carry the order into the hash.
@@ -21,12 +22,14 @@ process SPLIT_FASTA {
         --chunk-residues ${options.chunk_residues ?: 0} \\
         --invalid-residues ${options.invalid_residues} \\
         --duplicate-ids ${options.duplicate_ids} \\
-        --longest-allowed ${options.longest_allowed}
+        --longest-allowed ${options.longest_allowed} \\
+        --sample ${options.verify}
     """
 
     stub:
     """
     mkdir chunks
-    touch chunks/chunk_0000000000000000.fasta records.tsv split.json
+    touch chunks/chunk_0000000000000000.fasta records.tsv sample.fasta
+    echo '{"sampled_chunks": ["chunk_0000000000000000"]}' > split.json
     """
 }

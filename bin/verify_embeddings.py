@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Prove the numbers of this run: embed a sample again with unmodified fair-esm in fp32, one sequence at a time, and compare.
+
+Reads the sample that split_fasta.py drew and the chunk files that hold it; writes verify.json with the worst relative L2
+distance and cosine of every kind of vector. Exit code 69 when a figure is beyond the bound for the run's dtype.
+"""
+
+import json
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Iterator, List, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protembed.atomic import write_text
+from protembed.chunk_file import ChunkFile, open_chunk_file
+from protembed.cli import log, run
+from protembed.errors import Incomplete
+from protembed.esm2 import usable_device
+from protembed.layout import vector_name
+from protembed.proteins import digest_of, read_fasta
+from protembed.weights import Description, load_esm2
+
+# Per compute dtype: worst relative L2 distance of any vector, least cosine of a pooled one. float16 has 10 bits of mantissa,
+# bfloat16 three fewer: distances may be 8 times as large, 1 - cosine goes with their square.
+BOUNDS = {"float32": (2e-5, 0.99999), "float16": (2e-3, 0.99999), "bfloat16": (1.6e-2, 0.99936)}
+
+
+@dataclass(frozen=True)
+class Options:
+    sample: str = field(metadata=dict(help="sample.fasta written by split_fasta.py"))
+    weights: str = field(metadata=dict(help="weights folder written by fetch_weights.py"))
+    outdir: str = field(default=".", metadata=dict(help="where verify.json goes (default: .)"))
+    device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="where fair-esm computes (default: cpu)"))
+    threads: int = field(default=0, metadata=dict(help="CPU threads; 0: all cores (default: 0)"))
+    chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files that hold the sample"))
+
+
+class Worst:
+    """The worst figures of one kind of vector."""
+
+    def __init__(self):
+        self.relative_l2, self.cosine = 0.0, 1.0
+
+    def take(self, ours: np.ndarray, reference: Tensor) -> None:
+        """Both (rows, D); a row is judged by itself. A NaN stays."""
+        ours, reference = torch.from_numpy(ours).double(), reference.double().cpu()
+        distances = (ours - reference).norm(dim=1) / reference.norm(dim=1)
+        cosines = torch.nn.functional.cosine_similarity(ours, reference)
+        self.relative_l2 = float(np.maximum(self.relative_l2, distances.max().item()))
+        self.cosine = float(np.minimum(self.cosine, cosines.min().item()))
+
+    def is_beyond(self, most: float, least: float) -> bool:
+        """Also when a figure is no number."""
+        return not (self.relative_l2 <= most and self.cosine >= least)
+
+
+def reference_vectors(model, device: torch.device, sequence: str, layers: Tuple[int, ...]) -> Dict[str, Tensor]:
+    """What fair-esm's own extract script computes: vector name -> (rows, D)."""
+    _, _, tokens = model.alphabet.get_batch_converter()([("one", sequence)])
+    with torch.inference_mode():
+        representations = model(tokens.to(device), repr_layers=list(layers))["representations"]
+    vectors = {}
+    for layer in layers:
+        residues = representations[layer][0, 1 : len(sequence) + 1]
+        vectors[vector_name(layer, "per_tok")] = residues
+        vectors[vector_name(layer, "mean")] = residues.mean(0, keepdim=True)
+        vectors[vector_name(layer, "bos")] = representations[layer][0, :1]
+    return vectors
+
+
+def sampled_rows(path: Path, files: List[ChunkFile]) -> Iterator[Tuple[ChunkFile, int, str]]:
+    """(file, row, sequence as the model saw it) of the sampled sequences that have vectors."""
+    rows = {digest.tobytes(): (file, row) for file in files for row, digest in enumerate(file.digests) if row not in file.failed}
+    for record in read_fasta(path):
+        if digest_of(record.sequence) in rows:
+            file, row = rows[digest_of(record.sequence)]
+            yield file, row, record.sequence[: file.offsets[row + 1] - file.offsets[row]]
+
+
+def compare(files: List[ChunkFile], options: Options) -> Tuple[Dict[str, Worst], int]:
+    """The worst figures by kind of vector, and of how many sequences."""
+    worst: Dict[str, Worst] = {}
+    if not files:  # no sampled sequence has vectors; the merge says why
+        return worst, 0
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    torch.backends.cuda.matmul.allow_tf32 = False
+    device = usable_device(options.device)
+    model = load_esm2(Path(options.weights) / "model.pt").to(device).float()
+    count = 0
+    for file, row, sequence in sampled_rows(Path(options.sample), files):
+        count += 1
+        for name, reference in reference_vectors(model, device, sequence, file.identity.repr_layers).items():
+            kind = name.rpartition("/")[2]
+            if kind in file.identity.include:
+                worst.setdefault(kind, Worst()).take(file.vectors(name, np.array([row])), reference)
+    return worst, count
+
+
+def main(options: Options) -> None:
+    started = time.monotonic()
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks)]
+        worst, count = compare(files, options)
+        dtype = files[0].identity.compute_dtype if files else "float32"
+    most, least = BOUNDS[dtype]
+    # Drawn weights have sharper attention than learned ones: the bounds of half precision are about the latter.
+    binding = dtype == "float32" or not Description.read(Path(options.weights)).random
+    figures = {kind: dict(relative_l2=figure.relative_l2, cosine=figure.cosine) for kind, figure in worst.items()}
+    verdict = dict(sequences=count, dtype=dtype, bound_relative_l2=most, bound_cosine=least, binding=binding, worst=figures, seconds=time.monotonic() - started)
+    outdir = Path(options.outdir)
+    outdir.mkdir(parents=True, exist_ok=True)
+    write_text(outdir / "verify.json", json.dumps(verdict, indent=2) + "\n")
+    said = "; ".join(f"{kind}: relative L2 {figure.relative_l2:.1e}, cosine {figure.cosine:.7f}" for kind, figure in worst.items())
+    if binding and any(figure.is_beyond(most, 0.0 if kind == "per_tok" else least) for kind, figure in worst.items()):
+        raise Incomplete(f"vectors of this run are not fair-esm's: worst of {count} sequences: {said}; allowed with {dtype}: {most:.0e} and {least}")
+    log.info("%d sequences embedded again by fair-esm in fp32: %s", count, said)
+
+
+if __name__ == "__main__":
+    sys.exit(run(Options, main))

@@ -1,0 +1,126 @@
+"""VERIFY passes what is right and fails each way in which packed engines have been wrong, at their usual size."""
+
+import json
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from protembed import esm2
+from protembed.esm2 import PackedESM2
+from protembed.proteins import digest_of
+from protembed.sampling import Sampler
+from tests.conftest import draw_lengths, make_proteins, run_inside, write_fasta
+
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """Sixty proteins in chunks, and a sample."""
+    folder = tmp_path_factory.mktemp("split")
+    write_fasta(folder / "in.fasta", make_proteins([*draw_lengths(40, 20, 300), 1200], seed=3))
+    run_inside("split_fasta.py", folder / "in.fasta", "--outdir", folder, "--chunk-residues", 3000, "--sample", COUNT)
+    return folder
+
+
+def embed_and_verify(split, weights, outdir, *options, check=True):
+    for chunk in (split / "chunks").iterdir():
+        run_inside("embed_chunk.py", chunk, "--weights", weights, "--outdir", outdir, "--repr-layers", "1,3", "--include", "mean,bos,per_tok", *options)
+    holding = [outdir / f"{name}.h5" for name in json.loads((split / "split.json").read_text())["sampled_chunks"]]
+    return run_inside("verify_embeddings.py", *holding, "--sample", split / "sample.fasta", "--weights", weights, "--outdir", outdir, check=check)
+
+
+def test_right_vectors_pass_and_the_figures_are_written(split, weights, tmp_path):
+    embed_and_verify(split, weights, tmp_path)
+    verdict = json.loads((tmp_path / "verify.json").read_text())
+    assert verdict["sequences"] == COUNT and verdict["binding"]
+    assert set(verdict["worst"]) == {"mean", "bos", "per_tok"}
+    assert all(0 < figure["relative_l2"] < 1e-5 and figure["cosine"] > 0.9999999 for figure in verdict["worst"].values())
+
+
+def scale_forgotten(monkeypatch):
+    monkeypatch.setattr(esm2, "TOKEN_DROPOUT_SCALE", 1.0)
+
+
+def frequencies_recomputed(monkeypatch):
+    """In fp32, where the published file has them rounded to half."""
+    build = PackedESM2.__init__
+
+    def rebuilt(self, model, *rest):
+        build(self, model, *rest)
+        head_dim = 2 * len(self.inv_freq)
+        self.inv_freq = 1.0 / 10000 ** (torch.arange(0, head_dim, 2).float() / head_dim)
+
+    monkeypatch.setattr(PackedESM2, "__init__", rebuilt)
+
+
+def mean_with_bos_and_eos(monkeypatch):
+    take = PackedESM2._take
+
+    def all_tokens(self, vectors, layer, stream, pack):
+        take(self, vectors, layer, stream, pack)
+        name = f"representations/{layer}/mean"
+        if name in vectors:
+            vectors[name] = torch.stack([part.mean(0) for part in stream.split(pack.lengths)])
+
+    monkeypatch.setattr(PackedESM2, "_take", all_tokens)
+
+
+def neighbours_attended(monkeypatch):
+    """What a padded batch without mask does: tokens that are not the sequence's own get attention."""
+
+    def everyone(query, key, value, pack):
+        views = [part.transpose(0, 1)[None] for part in (query, key, value)]
+        return F.scaled_dot_product_attention(*views, scale=1.0)[0].transpose(0, 1)
+
+    monkeypatch.setattr(esm2, "attend_by_length", everyone)
+
+
+def layers_off_by_one(monkeypatch):
+    take = PackedESM2._take
+    monkeypatch.setattr(PackedESM2, "_take", lambda self, vectors, layer, stream, pack: take(self, vectors, layer + 1, stream, pack))
+
+
+def positions_forgotten(monkeypatch):
+    monkeypatch.setattr(esm2, "rotate", lambda heads, cos, sin: heads)
+
+
+BROKEN = [scale_forgotten, frequencies_recomputed, mean_with_bos_and_eos, neighbours_attended, layers_off_by_one, positions_forgotten]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_an_engine_with_a_peers_mistake_fails(split, weights, tmp_path, monkeypatch, broken):
+    broken(monkeypatch)
+    done = embed_and_verify(split, weights, tmp_path, check=False)
+    assert done.returncode == 69
+    assert "vectors of this run are not fair-esm's" in done.stderr
+
+
+def test_the_sample_is_the_longest_and_a_draw_that_depends_on_content_alone(split):
+    sequences = [record[1] for record in (entry.split("\n") for entry in (split / "sample.fasta").read_text()[1:].split("\n>"))]
+    given = make_proteins([*draw_lengths(40, 20, 300), 1200], seed=3)
+    assert len(sequences) == COUNT and len(sequences[0]) == 1200
+    assert sequences[1:] == sorted(given[:-1], key=digest_of)[: COUNT - 1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_any_count_can_be_drawn_in_any_order(count):
+    sequences = make_proteins(range(20, 50), seed=1)
+    drawn = []
+    for seed in range(5):
+        random.Random(seed).shuffle(sequences)
+        sampler = Sampler(count)
+        for sequence in sequences:
+            sampler.add(digest_of(sequence), sequence, "chunk")
+        drawn.append(list(sampler.chosen()))
+    assert len(drawn[0]) == min(count, 30) and all(other == drawn[0] for other in drawn)
+
+
+def test_half_precision_has_its_own_bound(split, weights, tmp_path):
+    done = embed_and_verify(split, weights, tmp_path, "--dtype", "bfloat16", check=False)
+    verdict = json.loads((tmp_path / "verify.json").read_text())
+    assert verdict["bound_relative_l2"] == 1.6e-2 and verdict["dtype"] == "bfloat16"
+    assert done.returncode == (69 if verdict["worst"]["per_tok"]["relative_l2"] > 1.6e-2 else 0)
+    assert verdict["worst"]["mean"]["relative_l2"] > 1e-4, "half precision was not used"
