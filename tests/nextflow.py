@@ -13,7 +13,7 @@ from protembed.store import check_embeddings
 from tests.conftest import ROOT, draw_lengths, make_proteins, write_fasta
 
 PARSERS = ["v1", "v2"]
-STEPS = {"SPLIT_FASTA": 1, "FETCH_WEIGHTS": 1, "MERGE_CHUNKS": 1}
+STEPS = {"SPLIT_FASTA": 1, "FETCH_WEIGHTS": 1, "VERIFY_EMBEDDINGS": 1, "MERGE_CHUNKS": 1}
 
 
 def basic(folder, hostile_pt):
@@ -59,19 +59,26 @@ class Run:
         return Counter(re.findall(r"Cached process > (\w+)", self.output))
 
 
-def run_pipeline(folder, *arguments, parser="v1", check=True, main=ROOT / "main.nf"):
-    """Run main.nf in `folder` (its work, .nextflow and results) to its end."""
+def run_pipeline(folder, *arguments, parser="v1", check=True, main=ROOT / "main.nf", inside=()):
+    """Run main.nf in `folder` (its work, .nextflow and results) to its end; `inside` are words before the command, as those of nsenter."""
     done = subprocess.run(
-        command(*arguments, main=main), cwd=folder, env=environment(parser), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
+        [*inside, *command(*arguments, main=main)],
+        cwd=folder,
+        env=environment(parser),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
     )
     assert not check or done.returncode == 0, done.stdout
     return Run(done.returncode, done.stdout)
 
 
-def start_pipeline(folder, *arguments, parser="v1"):
-    """The same, left running, in a process group of its own; its output goes to <folder>/console.txt."""
+def start_pipeline(folder, *arguments, parser="v1", env=None):
+    """The same, left running, in a process group of its own, with `env` for Nextflow and its tasks; its output goes to <folder>/console.txt."""
+    surroundings = {**environment(parser), **(env or {})}
     with open(folder / "console.txt", "w") as console:
-        return subprocess.Popen(command(*arguments), cwd=folder, env=environment(parser), stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(command(*arguments), cwd=folder, env=surroundings, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def wait_for(condition, seconds=120, still=lambda: True):
@@ -83,21 +90,35 @@ def wait_for(condition, seconds=120, still=lambda: True):
     return found
 
 
-def workers(folder):
-    """Process ids of the embed_chunk.py that work below `folder`, dead ones left out."""
+def processes(folder):
+    """(pid, argv, working folder) of the processes that work in or below `folder`; dead ones have no argv and are left out."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"embed_chunk.py" in (entry / "cmdline").read_bytes() and str(folder) in os.readlink(entry / "cwd"):
-                if b"python" in (entry / "cmdline").read_bytes().split(b"\0")[0]:
-                    found.append(int(entry.name))
+            place = os.readlink(entry / "cwd") if entry.name.isdigit() else ""
+            argv = (entry / "cmdline").read_text(errors="replace").split("\0") if Path(place).is_relative_to(folder) else [""]
         except OSError:
             continue
+        if argv[0]:
+            found.append((int(entry.name), argv, Path(place)))
     return found
 
 
+def is_worker(argv):
+    """Whether this is Python at work on a chunk, not one of the shells around it."""
+    return "python" in argv[0] and any(word.endswith("embed_chunk.py") for word in argv)
+
+
+def workers(folder):
+    """Process ids of the embed_chunk.py that work below `folder`, dead ones left out."""
+    return [pid for pid, argv, _ in processes(folder) if is_worker(argv)]
+
+
 def kill(pid):
+    """SIGKILL; whether it hit a living process."""
     try:
+        alive = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return alive

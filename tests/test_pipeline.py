@@ -126,14 +126,14 @@ def test_the_gpu_profile_starts_and_asks_its_tasks_for_a_gpu(tmp_path, hostile_p
     """A profile's parameters reach the tasks: the env scope of the config would have read the default, cpu."""
     run_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "-stub-run", parser=parser)
     launchers = [path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run")]
-    assert [launcher.count('PROTEMBED_DEVICE="cuda"') for launcher in launchers] == [1] * 4
+    assert [launcher.count('PROTEMBED_DEVICE="cuda"') for launcher in launchers] == [1] * 5
 
 
 def test_parameters_of_a_site_config_reach_the_tasks(tmp_path, hostile_pt):
     (tmp_path / "site.config").write_text("params { max_tokens = 777; checkpoint_seconds = 5 }\n")
     run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-c", "site.config", "-stub-run")
     launchers = [path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run")]
-    assert [launcher.count('PROTEMBED_MAX_TOKENS="777"') + launcher.count('PROTEMBED_CHECKPOINT_SECONDS="5"') for launcher in launchers] == [2] * 4
+    assert [launcher.count('PROTEMBED_MAX_TOKENS="777"') + launcher.count('PROTEMBED_CHECKPOINT_SECONDS="5"') for launcher in launchers] == [2] * 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import signal
@@ -28,8 +29,10 @@ def test_a_finished_run_is_complete_and_says_where_its_results_are(finished):
     folder, _, _, chunks, run = finished
     assert run.submitted() == {**STEPS, "EMBED_CHUNK": chunks}
     assert "60 of 60 records embedded" in run.output
+    assert "checked against fair-esm on 16 sequences: mean within " in run.output
     assert "results/embeddings.h5" in run.output and "results/ledger.tsv" in run.output and "tokens/s" in run.output
-    assert check_embeddings(folder / "results" / "embeddings.h5")["n_embedded"] == 60
+    attributes = check_embeddings(folder / "results" / "embeddings.h5")
+    assert attributes["n_embedded"] == 60 and json.loads(attributes["verify"])["worst"]["mean"]["relative_l2"] < 2e-5
     assert [path.name for path in (folder / "work" / "checkpoints").iterdir()] == [".protembed-anchor"]
 
 
@@ -45,22 +48,21 @@ def test_what_changes_no_number_recomputes_nothing(finished):
     folder, arguments, parser, _, _ = finished
     (folder / "neutral.config").write_text("process { withName: EMBED_CHUNK { cpus = 1; memory = 3.GB } }\nprocess.beforeScript = 'true'\n")
     (folder / "proteins.fasta").touch()
-    neutral = [
-        "--outdir",
-        "elsewhere",
-        "--checkpoint_dir",
-        "other_root",
-        "--checkpoint_seconds",
-        "7",
-        "--max_tokens",
-        "999",
-        "--keep_checkpoints",
-        "--publish_dir_mode",
-        "link",
-    ]
+    moved = ["--outdir", "elsewhere", "--checkpoint_dir", "other_root"]
+    neutral = [*moved, "--checkpoint_seconds", "7", "--max_tokens", "999", "--keep_checkpoints", "--publish_dir_mode", "link"]
     again = run_pipeline(folder, *arguments, *neutral, "-c", "neutral.config", "-resume", parser=parser)
     assert not again.submitted()
     assert content(folder, "elsewhere") == content(folder)
+
+
+@pytest.mark.parametrize("finished", PARSERS[:1], indirect=True)
+def test_a_cached_result_replaces_what_another_run_has_published_in_its_place(finished):
+    folder, arguments, parser, _, _ = finished
+    whole = content(folder)
+    run_pipeline(folder, *arguments, "--store_dtype", "float16", "-resume", parser=parser)
+    assert content(folder) != whole
+    assert not run_pipeline(folder, *arguments, "-resume", parser=parser).submitted()
+    assert content(folder) == whole
 
 
 # Each parameter that can change a result, and the steps that must run again. A stub's outputs have no content that could
@@ -76,7 +78,9 @@ CHANGES = [
     (["--invalid_residues", "skip"], {"SPLIT_FASTA"}),
     (["--duplicate_ids", "rename"], {"SPLIT_FASTA"}),
     (["--chunk_residues", "3000"], {"SPLIT_FASTA"}),
-    (["--model", "random:esm2_t6_8M_UR50D"], {"FETCH_WEIGHTS", "EMBED_CHUNK"}),
+    (["--verify", "3"], {"SPLIT_FASTA"}),
+    (["--verify", "0"], {"SPLIT_FASTA", "MERGE_CHUNKS"}),
+    (["--model", "random:esm2_t6_8M_UR50D"], {"FETCH_WEIGHTS", "EMBED_CHUNK", "VERIFY_EMBEDDINGS"}),
 ]
 
 
@@ -135,12 +139,12 @@ def slow_pt(tmp_path_factory):
 
 def check_paths(root):
     """Every file of a real run's checkpoints is where the contract says, once, and every marker tells its batch's digest."""
-    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {".protembed-anchor"}
+    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and not path.name.startswith("attempt_")} - {".protembed-anchor"}
     batches = {name for name in files if re.fullmatch(r"[0-9a-f]{32}/chunk_[0-9a-f]{16}/batch_\d{5}\.pt", name)}
     assert len(batches) > 10
     assert files == batches | {f"{name}.done" for name in batches}
     for name in batches:
-        assert (root / f"{name}.done").read_text().split() == [sha256_of_file(root / name), name.rpartition("/")[2]]
+        assert (root / f"{name}.done").read_text().splitlines()[0].split() == [sha256_of_file(root / name), name.rpartition("/")[2]]
 
 
 def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_the_same_bits(tmp_path, slow_pt):
