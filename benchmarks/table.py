@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write README's speed table from benchmarks/results/*.json, between its two marks. `--check` only says whether it is true."""
+"""Write README's speed table from benchmarks/results/embed-*.json, between its two marks. `--check` only says whether it is true."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def rows(result: dict) -> list:
 
 def table() -> str:
     lines = []
-    for path in sorted((HERE / "results").glob("*.json")):
+    for path in sorted((HERE / "results").glob("embed-*.json")):
         result = json.loads(path.read_text())
         lines += [f"{machine_in_words(result)} ({path.name}):", ""]
         lines += ["| model | lengths | tokens/s | over fair-esm | over transformers | working memory than fair-esm |", "|---|---|---|---|---|---|"]
