@@ -1,5 +1,7 @@
 # make demo    set up what is missing and embed a few hundred real proteins   (MODEL=esm2_t6_8M_UR50D for real weights)
-# make test    set up what is missing and run all tests that need no container engine (under ten minutes on two cores)
+# make test    set up what is missing and run all tests that need no container engine (some 25 minutes on two cores)
+# make kill-test  1000 real proteins, 2 workers: kill them, Nextflow and everything in mid-run, resume, compare every bit, print a report
+# make storm   SIGKILLs at random instants, results compared with an undisturbed run's   (KILLS=200, SEED=0)
 # make test-docker   those in containers: needs a Docker daemon and `make images`
 # make setup   only set up: .venv from locked requirements, Nextflow
 # make images  build the two container images (containers/README.md)
@@ -9,10 +11,12 @@ PYTHON  ?= python3
 MODEL   ?= random:esm2_t6_8M_UR50D
 OUTDIR  ?= results/demo
 TESTS   ?= tests
+KILLS   ?= 200
+SEED    ?= 0
 LOCK    := containers/requirements/dev.txt
 STAMP   := .venv/.complete
 
-.PHONY: setup nextflow demo test test-docker images lock
+.PHONY: setup nextflow demo test kill-test storm test-docker images lock
 
 setup: $(STAMP)
 
@@ -34,6 +38,12 @@ demo: setup
 
 test: setup
 	@.venv/bin/python -m pytest -m 'not docker' $(TESTS)
+
+kill-test: setup
+	@.venv/bin/python -m tests.kill_report
+
+storm: setup
+	@.venv/bin/python -m tests.storm --kills $(KILLS) --seed $(SEED)
 
 test-docker: setup
 	@.venv/bin/python -m pytest -m docker $(TESTS)
