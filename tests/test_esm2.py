@@ -1,14 +1,18 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from esm.data import Alphabet
 
+from protembed import attention, projection
 from protembed.errors import BadOption
 from protembed.esm2 import PackedESM2, resolve_layers
 from protembed.layout import vector_name
 from protembed.projection import Projection
 from protembed.proteins import ALPHABET
+from protembed.shapes import Shape
 from protembed.tokens import Tokenizer
-from protembed.weights import Shape, random_esm2
+from protembed.weights import random_esm2
 from tests.conftest import make_proteins, reference_layers, relative_l2
 
 CPU = torch.device("cpu")
@@ -120,15 +124,49 @@ def test_equal_packs_give_equal_bits(hostile_esm2, sequences):
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 700])
-def test_fused_and_portable_products_agree(hostile_esm2, length):
+def test_fused_and_portable_products_agree(hostile_esm2, monkeypatch, length):
     layer = hostile_esm2.layers[0]
     generator = torch.Generator().manual_seed(length)
     wide, narrow, residual = (torch.randn(length, width, generator=generator) for width in (512, 128, 128))
-    fused, portable = (Projection(layer.fc1, dtype=torch.float32, device=CPU) for _ in range(2))
-    fused_down, portable_down = (Projection(layer.fc2, dtype=torch.float32, device=CPU) for _ in range(2))
+    fused, fused_down = (Projection(part, dtype=torch.float32, device=CPU) for part in (layer.fc1, layer.fc2))
     assert fused.fused  # this torch has oneDNN; if it ever has not, the speed of README's table is gone too
-    portable.fused = portable_down.fused = False
+    with monkeypatch.context() as without:
+        without.setattr(projection, "_FUSED", None)
+        portable, portable_down = (Projection(part, dtype=torch.float32, device=CPU) for part in (layer.fc1, layer.fc2))
+    assert not portable.fused
     with torch.inference_mode():
         assert relative_l2(fused(narrow), portable(narrow)) <= 2e-6
         assert relative_l2(fused.then_gelu(narrow), portable.then_gelu(narrow)) <= 2e-6
         assert relative_l2(fused_down.added_to(residual, wide), portable_down.added_to(residual, wide)) <= 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gelu_of_half_precision_is_computed_in_single(dtype):
+    values = torch.linspace(-6, 6, 4001).to(dtype)
+    worst = (F.gelu(values).double() - F.gelu(values.double())).abs()
+    assert (worst <= 0.51 * torch.finfo(dtype).eps * values.double().abs() + 2e-5).all()  # but for the rounding of the result
+
+
+@pytest.mark.parametrize("lengths", [[1], [2, 2, 2], [384, 384, 385], [52] * 40, [700, 100, 100, 3]])
+def test_attention_as_a_whole_and_by_the_kernel_agree(monkeypatch, lengths):
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(sum(lengths), 3, 20, 16, generator=generator)
+    pack = Tokenizer(Alphabet.from_architecture("ESM-1b")).pack(["A" * (length - 2) for length in lengths if length > 1] or [""])._replace(lengths=lengths)
+    whole = attention.attend_by_length(qkv, pack)
+    monkeypatch.setattr(attention, "LONGEST_AS_A_WHOLE", 0)
+    assert relative_l2(whole.flatten(1), attention.attend_by_length(qkv, pack).flatten(1)) <= 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_interleaved_heads_are_rotated_as_fair_esm_rotates_halves(hostile_esm2, dtype):
+    rotary = hostile_esm2.layers[0].self_attn.rot_emb
+    heads = torch.randn(1500, 3, 2, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    wanted = rotary(heads[:, 0].float().transpose(0, 1), heads[:, 1].float().transpose(0, 1))
+    order = attention.interleaved(torch.arange(128), 2).view(2, 64) % 64
+    ours = torch.stack([heads[:, 0][..., order[0]], heads[:, 1][..., order[0]], heads[:, 2]], dim=1)
+    values = ours[:, 2].clone()
+    attention.rotate(ours, attention.turns(torch.arange(1500), rotary.inv_freq))
+    bound = {torch.float32: 1e-6, torch.float16: 5e-4}[dtype]
+    for part, reference in enumerate(wanted):
+        assert relative_l2(ours[:, part].flatten(1), reference.transpose(0, 1)[..., order[0]].flatten(1)) <= bound
+    assert torch.equal(ours[:, 2], values)

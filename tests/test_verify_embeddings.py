@@ -71,8 +71,8 @@ def mean_with_bos_and_eos(monkeypatch):
 def neighbours_attended(monkeypatch):
     """What a padded batch without mask does: tokens that are not the sequence's own get attention."""
 
-    def everyone(query, key, value, pack):
-        views = [part.transpose(0, 1)[None] for part in (query, key, value)]
+    def everyone(qkv, pack):
+        views = [part.transpose(0, 1)[None] for part in qkv.unbind(1)]
         return F.scaled_dot_product_attention(*views, scale=1.0)[0].transpose(0, 1)
 
     monkeypatch.setattr(esm2, "attend_by_length", everyone)
@@ -84,7 +84,7 @@ def layers_off_by_one(monkeypatch):
 
 
 def positions_forgotten(monkeypatch):
-    monkeypatch.setattr(esm2, "rotate", lambda heads, cos, sin: heads)
+    monkeypatch.setattr(esm2, "rotate", lambda qkv, turns: None)
 
 
 BROKEN = [scale_forgotten, frequencies_recomputed, mean_with_bos_and_eos, neighbours_attended, layers_off_by_one, positions_forgotten]

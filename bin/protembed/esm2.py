@@ -11,7 +11,6 @@ fp32. Softmax is fp32 inside the attention kernels.
 Shapes:  T tokens of the pack   P sequences of the pack   R residues of the pack (T - 2P)   D width   H heads   d = D/H
 """
 
-from itertools import groupby
 from typing import Dict, Sequence, Tuple
 
 import torch
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from esm.model.esm2 import ESM2
 from torch import Tensor
 
+from protembed.attention import attend_by_length, attend_flash, interleaved, rotate, turns
 from protembed.errors import BadOption, Transient
 from protembed.layout import SPECIAL_TOKENS, vector_name
 from protembed.projection import Projection
@@ -59,27 +59,6 @@ def default_max_tokens(device: torch.device, width: int) -> int:
     return min(65536, 1 << max(10, fitting.bit_length() - 1))
 
 
-def attend_by_length(query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, pack: PackedTokens) -> Tensor:
-    """Softmax attention within each sequence, scale 1; neighbours of equal length share one call. Any device and dtype."""
-    out_THd = torch.empty_like(query_THd)
-    start = 0
-    for length, group in groupby(pack.lengths):
-        end = start + length * sum(1 for _ in group)
-        views = [part[start:end].unflatten(0, (-1, length)).transpose(1, 2) for part in (query_THd, key_THd, value_THd)]
-        attended = F.scaled_dot_product_attention(*views, scale=1.0)
-        out_THd[start:end] = attended.transpose(1, 2).flatten(0, 1)
-        start = end
-    return out_THd
-
-
-def attend_flash(query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, pack: PackedTokens) -> Tensor:
-    """The same by the flash kernel for packed sequences that comes with torch >= 2.10. CUDA, fp16 or bf16."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    longest = max(pack.lengths)
-    return varlen_attn(query_THd, key_THd, value_THd, pack.cu_seqlens, pack.cu_seqlens, longest, longest, scale=1.0)
-
-
 class Layer:
     """One transformer block of fair-esm's, its q, k and v projections joined and q's scale folded into its weights."""
 
@@ -87,16 +66,21 @@ class Layer:
         attention = layer.self_attn
         self.heads, self.head_dim, self.dtype = attention.num_heads, attention.head_dim, dtype
         where = {"dtype": dtype, "device": device}
-        scales = (attention.head_dim**-0.5, 1.0, 1.0)
-        self.qkv = Projection(attention.q_proj, attention.k_proj, attention.v_proj, factors=scales, **where)
+
+        def paired(rows: Tensor) -> Tensor:
+            return interleaved(rows, attention.num_heads)
+
+        def scaled(rows: Tensor) -> Tensor:  # in fp32, before the rounding to dtype
+            return paired(rows.float() * attention.head_dim**-0.5)
+
+        self.qkv = Projection(attention.q_proj, attention.k_proj, attention.v_proj, prepare=(scaled, paired, None), **where)
         self.out, self.up, self.down = (Projection(part, **where) for part in (attention.out_proj, layer.fc1, layer.fc2))
         self.attention_norm, self.mlp_norm = Norm(layer.self_attn_layer_norm, device), Norm(layer.final_layer_norm, device)
 
-    def __call__(self, stream_TD: Tensor, cos_T11d: Tensor, sin_T11d: Tensor, pack: PackedTokens, attend) -> Tensor:
+    def __call__(self, stream_TD: Tensor, turns_T11c: Tensor, pack: PackedTokens, attend) -> Tensor:
         qkv_T3Hd = self.qkv(self.attention_norm(stream_TD).to(self.dtype)).unflatten(1, (3, self.heads, self.head_dim))
-        rotated_T2Hd = rotate(qkv_T3Hd[:, :2], cos_T11d, sin_T11d)
-        attended_TD = attend(rotated_T2Hd[:, 0], rotated_T2Hd[:, 1], qkv_T3Hd[:, 2], pack).flatten(1)
-        stream_TD = self.out.added_to(stream_TD, attended_TD)
+        rotate(qkv_T3Hd, turns_T11c)
+        stream_TD = self.out.added_to(stream_TD, attend(qkv_T3Hd, pack).flatten(1))
         return self.down.added_to(stream_TD, self.up.then_gelu(self.mlp_norm(stream_TD).to(self.dtype)))
 
 
@@ -108,19 +92,6 @@ class Norm:
 
     def __call__(self, stream_TD: Tensor) -> Tensor:
         return F.layer_norm(stream_TD, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding in fp32 (Su et al. 2021; halves convention, esm/rotary_embedding.py).
-
-    heads (T, 2, H, d), cos and sin (T, 1, 1, d/2). In place when `heads` is fp32 already: three passes over memory less.
-    """
-    rotated = heads.float()
-    first, second = rotated.chunk(2, dim=-1)
-    second_sin, first_sin = second * sin, first * sin
-    first.mul_(cos).sub_(second_sin)
-    second.mul_(cos).add_(first_sin)
-    return rotated.to(heads.dtype)
 
 
 class PackedESM2:
@@ -148,13 +119,12 @@ class PackedESM2:
         per_tok lays the residues of all sequences end to end.
         """
         pack = self.tokenizer.pack(sequences).to(self.device)
-        angles = pack.positions_T[:, None].float() * self.inv_freq
-        cos_T11d, sin_T11d = angles.cos()[:, None, None], angles.sin()[:, None, None]
+        turns_T11c = turns(pack.positions_T, self.inv_freq)
         stream_TD = self.table[pack.tokens_T]
         vectors: Dict[str, Tensor] = {}
         self._take(vectors, 0, stream_TD, pack)
         for number, layer in enumerate(self.layers, 1):
-            stream_TD = layer(stream_TD, cos_T11d, sin_T11d, pack, self.attend)
+            stream_TD = layer(stream_TD, turns_T11c, pack, self.attend)
             last = number == len(self.layers)
             self._take(vectors, number, self.last_norm(stream_TD) if last else stream_TD, pack)
         return {name: vector.cpu() for name, vector in vectors.items()}

@@ -1,0 +1,73 @@
+"""Attention within each sequence of a pack, and the rotation of its queries and keys. Every way takes and gives the same.
+
+Heads come as one tensor qkv_T3Hd: queries (scaled, softmax scale is 1), keys, values. Queries and keys have their halves
+interleaved (see `interleaved`): a pair that is rotated together lies side by side, so that the rotation is one product of
+complex numbers in place. Scores do not change when both sides are reordered alike.
+
+Shapes:  T tokens of the pack   H heads   d head width   L tokens of a sequence   S sequences of equal length
+"""
+
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protembed.tokens import PackedTokens
+
+# On a CPU, scores of short sequences are computed as a whole and in the processor's caches, by batched products: measured up to
+# 1.4 times as fast as torch's flash kernel, whose tiles are then small; beyond this length the kernel is the faster one.
+LONGEST_AS_A_WHOLE = 384  # tokens
+SCORES_AT_ONCE = 1 << 20  # numbers: 4 MiB
+
+
+def interleaved(weight: Tensor, heads: int) -> Tensor:
+    """Rows of a query or key projection (H * d, ...) with the halves of each head interleaved: 0, d/2, 1, d/2 + 1, ..."""
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def turns(positions_T: Tensor, inv_freq: Tensor) -> Tensor:
+    """Rotations as complex numbers (T, 1, 1, d/2) from fp32 angles (Su et al. 2021; esm/rotary_embedding.py)."""
+    angles = positions_T[:, None].float() * inv_freq
+    return torch.polar(torch.ones_like(angles), angles)[:, None, None]
+
+
+def rotate(qkv_T3Hd: Tensor, turns_T11c: Tensor) -> None:
+    """Rotate interleaved queries and keys in place, computing in fp32."""
+    heads_T2Hd = qkv_T3Hd[:, :2]
+    rotated = heads_T2Hd.float()  # the same memory when it is fp32 already
+    torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(turns_T11c)
+    if rotated is not heads_T2Hd:
+        heads_T2Hd.copy_(rotated)
+
+
+def attend_by_length(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
+    """Softmax attention (T, H, d); neighbours of equal length share a call. Any device and dtype."""
+    out_THd = torch.empty_like(qkv_T3Hd[:, 0], memory_format=torch.contiguous_format)
+    heads, start = qkv_T3Hd.shape[2], 0
+    for length, group in groupby(pack.lengths):
+        sequences = sum(1 for _ in group)
+        whole = length <= LONGEST_AS_A_WHOLE and qkv_T3Hd.device.type == "cpu" and qkv_T3Hd.dtype == torch.float32
+        at_once = max(1, SCORES_AT_ONCE // (heads * length**2)) if whole else sequences
+        for count in (min(at_once, sequences - done) for done in range(0, sequences, at_once)):
+            end = start + count * length
+            part_3SHLd = qkv_T3Hd[start:end].unflatten(0, (count, length)).permute(2, 0, 3, 1, 4)
+            attended_SHLd = _attend_as_a_whole(part_3SHLd) if whole else F.scaled_dot_product_attention(*part_3SHLd, scale=1.0)
+            out_THd[start:end].unflatten(0, (count, length)).copy_(attended_SHLd.transpose(1, 2))
+            start = end
+    return out_THd
+
+
+def _attend_as_a_whole(qkv_3SHLd: Tensor) -> Tensor:
+    query, key, value = qkv_3SHLd.contiguous().flatten(1, 2)
+    scores = torch.bmm(query, key.transpose(1, 2))
+    torch.softmax(scores, -1, out=scores)
+    return torch.bmm(scores, value).view(qkv_3SHLd.shape[1:])
+
+
+def attend_flash(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
+    """The same by the flash kernel for packed sequences that comes with torch >= 2.10. CUDA, fp16 or bf16."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(pack.lengths)
+    return varlen_attn(*qkv_T3Hd.unbind(1), pack.cu_seqlens, pack.cu_seqlens, longest, longest, scale=1.0)
