@@ -34,13 +34,13 @@ workflow {
     notes       = freshNotes(checkpoints, workflow.sessionId)
 
     fastas  = chosen.input.tokenize(',').collectMany { entry -> files(entry.trim(), checkIfExists: true).sort { path -> path.name } }
-    policy  = chosen.subMap(['chunk_residues', 'invalid_residues', 'duplicate_ids', 'verify'])
+    model_file = isLocalModel(chosen.model) ? files(chosen.model, checkIfExists: true) : []
+    policy  = chosen.subMap(['invalid_residues', 'duplicate_ids', 'verify'])
     longest = chosen.long_sequences == 'error' ? chosen.max_residues : 0
-    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, names: fastas.collect { path -> path.name }], code)
+    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file), names: fastas.collect { path -> path.name }], code)
 
     SPLIT_FASTA.out.totals.subscribe { totals -> totals.copyTo(notes) }
 
-    model_file = isLocalModel(chosen.model) ? files(chosen.model, checkIfExists: true) : []
     FETCH_WEIGHTS(chosen.model, model_file, downloads, chosen.weights_url, code)
 
     // [chunk_0dcc6e04baffd4a2.fasta], one task each
@@ -79,6 +79,20 @@ workflow {
             log.info("everything was cached: ${workflow.stats.cachedCount} tasks of earlier runs, nothing computed")
         }
     }
+}
+
+// What the size of chunks depends on: what the user asks for, or what a task will cost.
+def chunkSize(chosen, model_file) {
+    if( chosen.chunk_residues ) {
+        return ['chunk-residues': chosen.chunk_residues]
+    }
+    return [
+        'model': chosen.model,
+        'model-bytes': model_file ? model_file[0].size() : 0,
+        'device': chosen.device,
+        'max-residues': chosen.long_sequences == 'full' ? 0 : chosen.max_residues,
+        'residue-vectors': 'per_tok' in chosen.include.tokenize(',') ? chosen.repr_layers.tokenize(',').size() : 0,
+    ]
 }
 
 def closingWords(summary, metrics, outdir) {

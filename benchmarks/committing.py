@@ -13,7 +13,8 @@ from protembed.checkpoint import BackgroundCommitter, ChunkCheckpoint
 from protembed.embedding import Embedder
 from protembed.errors import Incomplete
 from protembed.esm2 import PackedESM2, default_max_tokens, usable_device
-from protembed.weights import SHAPES, random_esm2
+from protembed.shapes import SHAPES
+from protembed.weights import random_esm2
 
 
 class Setting(NamedTuple):
@@ -105,7 +106,7 @@ class Worker:
 
     def measured(self, sequences: Sequence[str], folder: Path) -> Dict[str, float]:
         """One run over all sequences, and a look at what it left."""
-        embedder = Embedder(sequences, self.engine.embed, None, self.max_tokens)
+        embedder = Embedder(sequences, self.engine.begin, None, self.max_tokens)
         found: Dict[str, float] = {}
         peak = peak_resident(lambda: found.update(self.off(embedder) if self.interval is None else self.on(embedder, folder)))
         found.update(peak_resident_bytes=peak, tokens=embedder.tokens, packs=len(embedder.packs))

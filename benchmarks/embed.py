@@ -25,7 +25,8 @@ from protembed.atomic import write_text  # noqa: E402
 from protembed.cli import log, run  # noqa: E402
 from protembed.errors import BadOption, Incomplete, Transient  # noqa: E402
 from protembed.proteins import read_fasta  # noqa: E402
-from protembed.weights import SHAPES, random_esm2  # noqa: E402
+from protembed.shapes import SHAPES  # noqa: E402
+from protembed.weights import random_esm2  # noqa: E402
 
 MODELS = {name.split("_")[2]: name for name in SHAPES}  # 8M -> esm2_t6_8M_UR50D
 MAX_RESIDUES = 1022
@@ -88,9 +89,16 @@ def checked(sequences: Sequence[str]) -> List[str]:
     return [by_length[round(place * (len(by_length) - 1) / (count - 1))] for place in range(count)] if len(by_length) > 1 else by_length
 
 
-def cell_of(engines: Sequence, measured: Sequence[Measured], sequences: Sequence[str]) -> List[Dict[str, object]]:
+def attention_over_products(sequences: Sequence[str], width: int) -> float:
+    """Floating point operations of attention's two products (4 L D per token and layer) over those of the projections (24 D^2)."""
+    counts = [len(sequence) + 2 for sequence in sequences]
+    return sum(count**2 for count in counts) / sum(counts) / (6 * width)
+
+
+def cell_of(engines: Sequence, measured: Sequence[Measured], sequences: Sequence[str], width: int) -> List[Dict[str, object]]:
     """What is reported of each engine, the limits left out."""
     tokens_per_sequence = sum(map(len, sequences)) / len(sequences) + 2
+    attention = 1 + attention_over_products(sequences, width)
     limits: Dict[torch.dtype, float] = {}
     for engine, result in zip(engines, measured):
         if engine.name.startswith("matmul"):
@@ -109,6 +117,7 @@ def cell_of(engines: Sequence, measured: Sequence[Measured], sequences: Sequence
                 sequences_per_second=rate / tokens_per_sequence,
                 ratio_to_fair_esm=statistics.median(ours / theirs for ours, theirs in zip(result.rates, measured[place].rates)),
                 share_of_matmul_limit=rate / limits[engine.dtype] if engine.dtype in limits else None,
+                share_with_attention=rate * attention / limits[engine.dtype] if engine.dtype in limits else None,
                 packing_efficiency=result.plan.efficiency,
                 working_bytes=result.working_bytes,
                 worst_rel_l2=((means - reference).norm(dim=1) / reference.norm(dim=1)).max().item(),
@@ -122,13 +131,14 @@ def cell_of(engines: Sequence, measured: Sequence[Measured], sequences: Sequence
 def table(cell: Dict[str, object]) -> str:
     """A cell as text."""
     lines = ["", f"{cell['model']}  {cell['lengths']}: {cell['sequences']} sequences, {cell['tokens']} tokens, {cell['rounds']} rounds"]
-    lines.append(f"{'':24}{'tokens/s':>10}{'+-':>5}{'seq/s':>9}{'x fair-esm':>11}{'of limit':>9}{'packing':>9}{'MiB':>7}{'rel-L2':>9}")
+    lines.append(f"{'':24}{'tokens/s':>10}{'+-':>5}{'seq/s':>9}{'x fair-esm':>11}{'of limit':>9}{'w. att.':>8}{'packing':>9}{'MiB':>7}{'rel-L2':>9}")
     for line in cell["engines"]:
         half_range = (max(line["rates"]) - min(line["rates"])) / 2 / line["tokens_per_second"]
         text = f"{line['engine'] + ' ' + line['dtype']:24}{line['tokens_per_second']:10.0f}{half_range:5.0%}"
         if "packing_efficiency" in line:
-            share, held = line["share_of_matmul_limit"], line["working_bytes"]
-            text += f"{line['sequences_per_second']:9.1f}{line['ratio_to_fair_esm']:11.2f}" + (f"{share:9.0%}" if share else f"{'?':>9}")
+            share, with_attention, held = line["share_of_matmul_limit"], line["share_with_attention"], line["working_bytes"]
+            text += f"{line['sequences_per_second']:9.1f}{line['ratio_to_fair_esm']:11.2f}"
+            text += f"{share:9.0%}{with_attention:8.0%}" if share else f"{'?':>9}{'?':>8}"
             text += f"{line['packing_efficiency']:9.1%}" + (f"{'?':>7}" if held is None else f"{held / 2**20:7.0f}") + f"{line['worst_rel_l2']:9.1e}"
         lines.append(text)
     return "\n".join(lines)
@@ -162,7 +172,7 @@ def main(options: Options) -> None:
             measured = measure(engines, sequences, options.seconds, device)
             cell = {"model": MODELS[model], **shape._asdict(), "weights": weights, "lengths": lengths, "sequences": len(sequences),
                     "tokens": sum(map(len, sequences)) + 2 * len(sequences), "max_tokens": engines[0].max_tokens,
-                    "rounds": len(measured[0].rates), "engines": cell_of(engines, measured, sequences)}  # fmt: skip
+                    "rounds": len(measured[0].rates), "engines": cell_of(engines, measured, sequences, shape.width)}  # fmt: skip
             report["cells"].append(cell)
             write_text(out, json.dumps(report, indent=1) + "\n")
             print(table(cell), flush=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from protembed.esm2 import PackedESM2, default_max_tokens
-from protembed.layout import vector_name
+from protembed.layout import SPECIAL_TOKENS, vector_name
 from protembed.packing import packing_efficiency, plan_packs
 from protembed.tokens import Tokenizer
 

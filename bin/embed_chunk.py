@@ -104,7 +104,7 @@ class Recipe:
     def embedder(self, sequences: List[str], max_tokens: int) -> Embedder:
         """Loads the model at the first forward pass."""
         embed_fp32 = None if self.dtype == "float32" else lambda pack: self.engine("float32").embed(pack)
-        return Embedder(sequences, lambda pack: self.engine(self.dtype).embed(pack), embed_fp32, max_tokens or default_max_tokens(self.device, self.width))
+        return Embedder(sequences, lambda pack: self.engine(self.dtype).begin(pack), embed_fp32, max_tokens or default_max_tokens(self.device, self.width))
 
 
 def embed_missing(embedder: Embedder, chunk: Chunk, checkpoint: ChunkCheckpoint, attempt: Attempt, missing: Set[int], options: Options) -> None:
@@ -185,6 +185,7 @@ def main(options: Options) -> None:
         set_aside=checkpoint.rotten,
         load_seconds=loaded - started,
         embed_seconds=computed - loaded,
+        device_seconds=embedder.device_seconds,
         seconds=time.monotonic() - started,
         device=device,
         version=__version__,

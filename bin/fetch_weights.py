@@ -17,7 +17,8 @@ from protembed.anchor import folder_of
 from protembed.atomic import replacing
 from protembed.cli import log, run
 from protembed.errors import BadWeights, Transient
-from protembed.weights import RANDOM, Description, describe, random_esm2, save_esm2, shape_of
+from protembed.shapes import RANDOM
+from protembed.weights import Description, describe, random_esm2, save_esm2, shape_of
 
 URL = "https://dl.fbaipublicfiles.com/fair-esm"  # where esm/pretrained.py downloads from
 

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, List
+from typing import Callable, Iterator, List
 
 from protembed.atomic import write_text
 from protembed.chunking import chunk_residues_for, writing_chunks
@@ -19,6 +19,7 @@ from protembed.errors import BadInput
 from protembed.layout import Flag
 from protembed.proteins import Record, digest_of, foreign_letters, read_fasta, substitute_foreign
 from protembed.sampling import Sampler
+from protembed.shapes import bounds_of_chunks, guessed_shape
 
 MOST_OFFENDERS_SHOWN = 20
 
@@ -27,7 +28,12 @@ MOST_OFFENDERS_SHOWN = 20
 class Options:
     fasta: List[str] = field(metadata=dict(args=["fasta"], nargs="+", type=str, help="FASTA files, plain or .gz .bz2 .zst, in order"))
     outdir: str = field(default=".", metadata=dict(help="folder for chunks/, records.tsv and split.json (default: .)"))
-    chunk_residues: int = field(default=0, metadata=dict(help="residues per chunk to aim at; 0: by size of input (default: 0)"))
+    chunk_residues: int = field(default=0, metadata=dict(help="residues per chunk to aim at; 0: by input, model and device (default: 0)"))
+    model: str = field(default="", metadata=dict(help="what --model will be, to size chunks by (default: the smallest model)"))
+    model_bytes: int = field(default=0, metadata=dict(help="size of the file when the model is a local one (default: 0)"))
+    device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="what will compute (default: cpu)"))
+    max_residues: int = field(default=0, metadata=dict(help="residues that will be embedded of a long sequence; 0: all (default: 0)"))
+    residue_vectors: int = field(default=0, metadata=dict(help="vectors that will be kept of each residue (default: 0)"))
     invalid_residues: str = field(
         default="error",
         metadata=dict(
@@ -102,11 +108,20 @@ def read_all(paths: List[str]) -> Iterator[Record]:
         yield from read_fasta(Path(path))
 
 
+def chunk_size(options: Options) -> "tuple[int, Callable[[int], int]]":
+    """What a chunk should cost, and the cost of a sequence by its length: residues when the user gives them, else work."""
+    if options.chunk_residues:
+        return options.chunk_residues, lambda residues: residues
+    shape = guessed_shape(options.model, options.model_bytes)
+    aim = chunk_residues_for([Path(path) for path in options.fasta], *bounds_of_chunks(shape, options.device, options.residue_vectors))
+    return aim, lambda residues: shape.work(min(residues, options.max_residues or residues))
+
+
 def main(options: Options) -> None:
     checker = RecordChecker(options)
-    aim = options.chunk_residues or chunk_residues_for([Path(path) for path in options.fasta])
+    aim, cost = chunk_size(options)
     sampler, outdir = Sampler(options.sample), Path(options.outdir)
-    with writing_chunks(outdir, aim, sampler) as chunks:
+    with writing_chunks(outdir, aim, cost, sampler) as chunks:
         for record in read_all(options.fasta):
             name = checker.unique_id(record)
             sequence, flags, note = checker.usable_sequence(record)

@@ -15,7 +15,8 @@ import torch
 
 from protembed import cli
 from protembed.proteins import digest_of
-from protembed.weights import Shape, random_esm2, save_esm2
+from protembed.shapes import Shape
+from protembed.weights import random_esm2, save_esm2
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / "bin"

@@ -21,14 +21,15 @@ from protembed.anchor import CONTENT, NAME
 from protembed.chunk_file import open_chunk_file
 from protembed.esm2 import PackedESM2
 from protembed.proteins import read_fasta
+from protembed.shapes import Shape
 from protembed.store import check_embeddings
-from protembed.weights import Shape, describe, random_esm2, save_esm2
+from protembed.weights import describe, random_esm2, save_esm2
 from tests.conftest import DEMO_FASTA
 from tests.crash import finish
 
 PROTEINS = 24
 PACK_TOKENS = 200
-EMBED = PackedESM2.embed
+BEGIN = PackedESM2.begin
 CHECKPOINTS = "checkpoints"
 
 
@@ -55,9 +56,9 @@ class EmbedJob:
         def counted(model, sequences):
             with open(folder.with_suffix(".passes"), "a") as passes:
                 passes.write(".")
-            return EMBED(model, sequences)
+            return BEGIN(model, sequences)
 
-        PackedESM2.embed, embed_chunk.load_esm2 = counted, lambda path: self.model
+        PackedESM2.begin, embed_chunk.load_esm2 = counted, lambda path: self.model
         chosen = dict(include="mean,per_tok", threads=1, max_tokens=PACK_TOKENS, checkpoint_seconds=0.0)
         paths = dict(weights=self.weights, outdir=folder / out, anchor=folder / CHECKPOINTS / NAME)
         run_script(embed_chunk, self.fasta, **paths, **{**chosen, **options})

@@ -9,7 +9,8 @@ LAYERS = (0, 1, 2)
 
 if __name__ == "__main__":
     from protembed.identity import NUMERICS
-    from protembed.weights import Shape, random_esm2, save_esm2
+    from protembed.shapes import Shape
+    from protembed.weights import random_esm2, save_esm2
     from tests.conftest import make_proteins, reference_layers
 
     DATA.mkdir(exist_ok=True)

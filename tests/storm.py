@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import List
 
 from protembed.cli import run
-from protembed.weights import Shape, random_esm2, save_esm2
+from protembed.shapes import Shape
+from protembed.weights import random_esm2, save_esm2
 from tests.kills import ECOLI_FASTA, NEXTFLOW, TWO_WORKERS, WORKER, WRAPPER, compared, leaving_nothing, living
 from tests.nextflow import kill, run_pipeline, start_pipeline, wait_for
 

@@ -9,8 +9,9 @@ import subprocess
 import pytest
 import torch
 
+from protembed.shapes import Shape
 from protembed.store import check_embeddings
-from protembed.weights import Shape, random_esm2, save_esm2
+from protembed.weights import random_esm2, save_esm2
 from tests.conftest import ROOT, make_proteins, metrics_of, write_fasta
 from tests.nextflow import run_pipeline, start_pipeline, wait_for
 

@@ -6,7 +6,9 @@ from protembed.chunk_file import open_chunk_file
 from protembed.embedding import Embedder
 from protembed.esm2 import PackedESM2
 from protembed.layout import Flag
-from protembed.weights import Shape, random_esm2, save_esm2
+from protembed.shapes import Shape
+from protembed.underway import Underway
+from protembed.weights import random_esm2, save_esm2
 from tests.conftest import make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk
 from tests.test_embed_chunk import FP32_BOUND, embed, only_h5
 
@@ -59,7 +61,7 @@ def test_out_of_memory_halves_the_pack_and_loses_nothing(weights, hostile_esm2, 
     def small_device(pack):
         if sum(map(len, pack)) > 450:
             raise torch.OutOfMemoryError("injected")
-        return engine.embed(pack)
+        return engine.begin(pack)
 
     embedder = Embedder(sequences, small_device, None, max_tokens=4096)
     done = [row for result in embedder.run(set(range(len(sequences)))) for row in result.rows.tolist()]
@@ -67,3 +69,41 @@ def test_out_of_memory_halves_the_pack_and_loses_nothing(weights, hostile_esm2, 
     assert embedder.max_tokens <= 452 * 2
     assert list(embedder.failed) == [0] and "out of memory with 702 tokens alone" in embedder.failed[0]
     assert sorted(done) == list(range(1, len(sequences)))
+
+
+class SlowDevice:
+    """A device that answers when it is waited for, as a GPU does; notes what happened in which order."""
+
+    def __init__(self, engine):
+        self.engine, self.events = engine, []
+
+    def begin(self, pack):
+        number = len([event for event in self.events if event[0] == "begin"])
+        self.events.append(("begin", number))
+        device, underway = self, self.engine.begin(pack)
+
+        class Late(Underway):
+            def __init__(self):
+                pass
+
+            def is_ready(self):
+                return False
+
+            def result(self):
+                device.events.append(("end", number))
+                return underway.result()
+
+        return Late()
+
+
+def test_the_next_pack_is_queued_before_the_last_has_ended_and_nothing_changes(hostile_esm2, sequences):
+    engine = PackedESM2(hostile_esm2, [3], ("mean",), torch.float32, torch.device("cpu"))
+    device = SlowDevice(engine)
+    late, rows = Embedder(sequences, device.begin, None, max_tokens=500), set(range(len(sequences)))
+    batches = list(late.run(rows))
+    in_turn = sorted(device.events, key=lambda event: event[1] + (1.5 if event[0] == "end" else 0))  # begin 0, begin 1, end 0, begin 2, end 1, ...
+    assert device.events == in_turn and len(batches) == len(late.packs) > 4
+    for ours, theirs in zip(batches, Embedder(sequences, engine.begin, None, max_tokens=500).run(rows)):
+        assert torch.equal(ours.rows, theirs.rows)
+        assert all(torch.equal(ours.vectors[name], theirs.vectors[name]) for name in theirs.vectors)
+    assert late.tokens == sum(len(sequence) + 2 for sequence in sequences) and late.device_seconds > 0

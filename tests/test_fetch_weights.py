@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from protembed.weights import SHAPES, load_esm2, random_esm2, save_esm2
+from protembed.shapes import SHAPES
+from protembed.weights import load_esm2, random_esm2, save_esm2
 from tests.conftest import run_inside
 
 NAME = "esm2_t6_8M_UR50D"

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from protembed.weights import Shape, random_esm2, save_esm2
+from protembed.shapes import Shape
+from protembed.weights import random_esm2, save_esm2
 from tests.kill_report import Options, as_text, kill_report
 
 pytestmark = pytest.mark.nextflow

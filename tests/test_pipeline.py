@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from protembed.proteins import digest_of, read_fasta
-from protembed.weights import Shape, random_esm2, save_esm2
+from protembed.shapes import Shape
+from protembed.weights import random_esm2, save_esm2
 from tests.conftest import DEMO_FASTA, ROOT, make_proteins, metrics_of, reference_layers, relative_l2, write_fasta
 from tests.nextflow import PARSERS, basic, run_pipeline
 

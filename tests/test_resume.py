@@ -6,8 +6,9 @@ import signal
 import pytest
 
 from protembed.atomic import sha256_of_file
+from protembed.shapes import Shape
 from protembed.store import check_embeddings
-from protembed.weights import Shape, random_esm2, save_esm2
+from protembed.weights import random_esm2, save_esm2
 from tests.conftest import ROOT, draw_lengths, make_proteins, metrics_of, write_fasta
 from tests.nextflow import PARSERS, STEPS, basic, content, kill, run_pipeline, start_pipeline, wait_for, workers
 

@@ -15,7 +15,8 @@ import torch
 from protembed.anchor import CONTENT, NAME
 from protembed.layout import marker_of
 from protembed.progress import read_progress
-from protembed.weights import Shape, random_esm2, save_esm2
+from protembed.shapes import Shape
+from protembed.weights import random_esm2, save_esm2
 from tests.conftest import BIN, make_proteins, run_script, write_fasta
 from tests.crash import needs_ptrace, run_traced
 from tests.crash_jobs import PROTEINS, EmbedJob, durable_batches
@@ -111,13 +112,6 @@ def test_a_folder_that_is_not_ours_is_refused_and_an_empty_one_is_no_error(tmp_p
     (tmp_path / NAME).write_text(CONTENT)
     assert "nothing to do" in run_script("show_progress.py", tmp_path).stdout
     assert shown(tmp_path)["by_chunk"] == []
-
-
-def test_it_needs_nothing_but_python(tmp_path):
-    (tmp_path / NAME).write_text(CONTENT)
-    blocked = "import sys\nfor name in ('torch', 'numpy', 'h5py', 'Bio'): sys.modules[name] = None\n"
-    (tmp_path / "sitecustomize.py").write_text(blocked)
-    run_script("show_progress.py", tmp_path, env={"PYTHONPATH": str(tmp_path)})
 
 
 @pytest.mark.nextflow

@@ -7,18 +7,23 @@ complex numbers in place. Scores do not change when both sides are reordered ali
 Shapes:  T tokens of the pack   H heads   d head width   L tokens of a sequence   S sequences of equal length
 """
 
-from itertools import groupby
+import logging
+from itertools import accumulate, groupby
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from protembed.errors import first_line
 from protembed.tokens import PackedTokens
 
+log = logging.getLogger("protembed")
 # On a CPU, scores of short sequences are computed as a whole and in the processor's caches, by batched products: measured up to
 # 1.4 times as fast as torch's flash kernel, whose tiles are then small; beyond this length the kernel is the faster one.
 LONGEST_AS_A_WHOLE = 384  # tokens
 SCORES_AT_ONCE = 1 << 20  # numbers: 4 MiB
+TRIAL_BOUND = {torch.float16: 1e-2, torch.bfloat16: 8e-2}  # on values of up to 4: a few roundings
 
 
 def interleaved(weight: Tensor, heads: int) -> Tensor:
@@ -71,3 +76,28 @@ def attend_flash(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
 
     longest = max(pack.lengths)
     return varlen_attn(*qkv_T3Hd.unbind(1), pack.cu_seqlens, pack.cu_seqlens, longest, longest, scale=1.0)
+
+
+Attend = Callable[[Tensor, PackedTokens], Tensor]
+
+
+def chosen_attention(dtype: torch.dtype, device: torch.device, heads: int, head_dim: int) -> Attend:
+    """attend_flash where it runs on this card and gives what attend_by_length gives, found out by a trial; else the latter.
+
+    The flash kernel takes half precision only and wants compute capability 8.0; torch raises where it has none to offer.
+    """
+    if device.type != "cuda" or dtype == torch.float32:
+        return attend_by_length
+    lengths = [3, 130, 130, 257]
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    pack = PackedTokens(*[bounds] * 4, bounds, lengths)
+    qkv_T3Hd = torch.randn(sum(lengths), 3, heads, head_dim, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    try:
+        worst = (attend_flash(qkv_T3Hd, pack).float() - attend_by_length(qkv_T3Hd, pack).float()).abs().max().item()
+    except RuntimeError as error:
+        log.warning("torch has no flash attention for this GPU (%s); sequences of equal length share a call instead, which is slower", first_line(error))
+        return attend_by_length
+    if not worst <= TRIAL_BOUND[dtype]:
+        log.warning("flash attention is off by %.1e on this GPU; sequences of equal length share a call instead, which is slower", worst)
+        return attend_by_length
+    return attend_flash

@@ -3,32 +3,38 @@
 Knows packs and rows; does not know what a model is (it is given a function) nor where vectors are kept.
 """
 
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 import torch
-from torch import Tensor
 
 from protembed.batch import Batch
 from protembed.errors import Transient, first_line
 from protembed.layout import SPECIAL_TOKENS, Flag
 from protembed.packing import Pack, balanced_budget, packing_efficiency, plan_packs
+from protembed.underway import Underway, Vectors
 
-Embed = Callable[[Sequence[str]], Dict[str, Tensor]]
+Embed = Callable[[Sequence[str]], Vectors]
+
+
+class _Pass(NamedTuple):
+    rows: List[int]
+    underway: Underway
 
 
 class Embedder:
     """Embeds rows pack by pack.
 
-    sequences: per row, what the model gets to see. embed: one forward pass. embed_fp32: the same in single precision,
-    for rows whose numbers left the range of half precision; None when `embed` already is. max_tokens: pack budget.
+    sequences: per row, what the model gets to see. begin: one forward pass. embed_fp32: the same in single precision, to its
+    end, for rows whose numbers left the range of half precision; None when `begin` already is. max_tokens: pack budget.
     """
 
-    def __init__(self, sequences: Sequence[str], embed: Embed, embed_fp32: Optional[Embed], max_tokens: int):
-        self.sequences, self.embed, self.embed_fp32 = sequences, embed, embed_fp32
+    def __init__(self, sequences: Sequence[str], begin: Callable[[Sequence[str]], Underway], embed_fp32: Optional[Embed], max_tokens: int):
+        self.sequences, self.begin, self.embed_fp32 = sequences, begin, embed_fp32
         self.token_counts = [len(sequence) + SPECIAL_TOKENS for sequence in sequences]
         self._plan_for(max_tokens)
         self.failed: Dict[int, str] = {}
         self.forward_passes = self.tokens = self.out_of_memory = 0
+        self.device_seconds = 0.0  # in forward passes
 
     def _plan_for(self, max_tokens: int) -> None:
         """Pack all rows, done or not: a resumed run must pack as the uninterrupted one did."""
@@ -41,33 +47,53 @@ class Embedder:
         return packing_efficiency(self.packs, self.pack_tokens)
 
     def run(self, missing: Set[int]) -> Iterator[Batch]:
-        """Embed the rows of `missing`, pack by pack; those that cannot be embedded end up in `failed` with the reason."""
-        missing = set(missing)
+        """Embed the rows of `missing`, pack by pack; those that cannot be embedded end up in `failed` with the reason.
+
+        While the device works on one pack, the next is made ready and queued.
+        """
+        waiting: List[_Pass] = []
+        for begun in self._passes(set(missing)):
+            waiting.append(begun)
+            while len(waiting) > 1 or (waiting and waiting[0].underway.is_ready()):
+                yield self._end(waiting.pop(0))
+        for begun in waiting:
+            yield self._end(begun)
+
+    def _passes(self, missing: Set[int]) -> "Iterator[_Pass]":
         while missing:
             for pack in self.packs:
                 rows = [row for row in pack.rows if row in missing]
                 if not rows:
                     continue
-                vectors = self._forward(rows)
-                if vectors is None:
+                begun = self._begin(rows)
+                if begun is None:
                     missing.difference_update(self.failed)
                     break  # the budget is smaller now: plan again
-                yield self._finite(rows, vectors)
                 missing.difference_update(rows)
+                yield begun
 
-    def _forward(self, rows: List[int]) -> Optional[Dict[str, Tensor]]:
-        """One pass over some rows; None when the device ran out of memory (the budget is then halved, or the row failed)."""
+    def _begin(self, rows: List[int]) -> "Optional[_Pass]":
+        """Queue one pass over some rows; None when the device has no memory for it (the budget is then halved, or the row failed)."""
         self.forward_passes += 1
         try:
-            vectors = self.embed([self.sequences[row] for row in rows])
+            return _Pass(rows, self.begin([self.sequences[row] for row in rows]))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             self.out_of_memory += 1
             self._make_room(rows)
             return None
-        self.tokens += sum(self.token_counts[row] for row in rows)
-        return vectors
+
+    def _end(self, begun: "_Pass") -> Batch:
+        """Wait for a pass and take what came out well."""
+        try:
+            vectors, seconds = begun.underway.result()
+        except RuntimeError as error:
+            is_out_of_memory(error)  # Transient when the device has failed
+            raise
+        self.device_seconds += seconds
+        self.tokens += sum(self.token_counts[row] for row in begun.rows)
+        return self._finite(begun.rows, vectors)
 
     def _make_room(self, rows: List[int]) -> None:
         if torch.cuda.is_available():
@@ -77,11 +103,11 @@ class Embedder:
         else:
             self._plan_for(max(1, sum(self.token_counts[row] for row in rows) // 2))
 
-    def _batch(self, rows: List[int], vectors: Dict[str, Tensor], flag: int = 0) -> Batch:
+    def _batch(self, rows: List[int], vectors: Vectors, flag: int = 0) -> Batch:
         residues = torch.tensor([len(self.sequences[row]) for row in rows])
         return Batch(torch.tensor(rows), torch.full((len(rows),), flag, dtype=torch.uint8), residues, vectors)
 
-    def _finite(self, rows: List[int], vectors: Dict[str, Tensor]) -> Batch:
+    def _finite(self, rows: List[int], vectors: Vectors) -> Batch:
         """The rows that came out well, at once or in fp32."""
         batch = self._batch(rows, vectors)
         fine = batch.finite()

@@ -11,18 +11,19 @@ fp32. Softmax is fp32 inside the attention kernels.
 Shapes:  T tokens of the pack   P sequences of the pack   R residues of the pack (T - 2P)   D width   H heads   d = D/H
 """
 
-from typing import Dict, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from esm.model.esm2 import ESM2
 from torch import Tensor
 
-from protembed.attention import attend_by_length, attend_flash, interleaved, rotate, turns
+from protembed.attention import chosen_attention, interleaved, rotate, turns
 from protembed.errors import BadOption, Transient
 from protembed.layout import SPECIAL_TOKENS, vector_name
 from protembed.projection import Projection
 from protembed.tokens import PackedTokens, Tokenizer
+from protembed.underway import Underway, Vectors
 
 # Inference sees no <mask>, so fair-esm's correction (esm2.py, token_dropout) is the constant 1 - 0.15 * 0.8.
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
@@ -109,32 +110,38 @@ class PackedESM2:
         self.inv_freq = model.layers[0].self_attn.rot_emb.inv_freq.float().to(device)
         self.layers = [Layer(layer, dtype, device) for layer in model.layers]
         self.last_norm = Norm(model.emb_layer_norm_after, device)
-        flash = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
-        self.attend = attend_flash if flash else attend_by_length
+        self.attend = chosen_attention(dtype, device, self.layers[0].heads, self.layers[0].head_dim)
 
-    @torch.inference_mode()
-    def embed(self, sequences: Sequence[str]) -> Dict[str, Tensor]:
+    def embed(self, sequences: Sequence[str]) -> Vectors:
         """Vectors of one pack, fp32 on the CPU, by name: mean and bos (P, D), per_tok (R, D), rows as in `sequences`.
 
         per_tok lays the residues of all sequences end to end.
         """
+        return self.begin(sequences).result()[0]
+
+    def begin(self, sequences: Sequence[str]) -> Underway:
+        """The same without waiting for the device."""
+        return Underway(lambda: self._forward(sequences), self.device)
+
+    @torch.inference_mode()
+    def _forward(self, sequences: Sequence[str]) -> Vectors:
         pack = self.tokenizer.pack(sequences).to(self.device)
         turns_T11c = turns(pack.positions_T, self.inv_freq)
         stream_TD = self.table[pack.tokens_T]
-        vectors: Dict[str, Tensor] = {}
+        vectors: Vectors = {}
         self._take(vectors, 0, stream_TD, pack)
         for number, layer in enumerate(self.layers, 1):
             stream_TD = layer(stream_TD, turns_T11c, pack, self.attend)
             last = number == len(self.layers)
             self._take(vectors, number, self.last_norm(stream_TD) if last else stream_TD, pack)
-        return {name: vector.cpu() for name, vector in vectors.items()}
+        return vectors
 
-    def _take(self, vectors: Dict[str, Tensor], layer: int, stream_TD: Tensor, pack: PackedTokens) -> None:
+    def _take(self, vectors: Vectors, layer: int, stream_TD: Tensor, pack: PackedTokens) -> None:
         if layer not in self.wanted:
             return
         residues_RD = stream_TD[pack.residues_R]
         if "mean" in self.include:
-            counts_P = torch.tensor(pack.lengths, device=stream_TD.device) - SPECIAL_TOKENS
+            counts_P = pack.cu_seqlens.diff().long() - SPECIAL_TOKENS
             # segment_reduce adds one after the other: in fp32 the error of a mean would grow with the sequence's length.
             means_PD = torch.segment_reduce(residues_RD.double(), "mean", lengths=counts_P, axis=0)
             vectors[vector_name(layer, "mean")] = means_PD.float()

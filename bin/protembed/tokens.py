@@ -20,8 +20,10 @@ class PackedTokens(NamedTuple):
     lengths: List[int]  # tokens of each sequence, BOS and EOS included
 
     def to(self, device: torch.device) -> "PackedTokens":
-        """Copy the tensors to `device`."""
-        return PackedTokens(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self))
+        """Copy the tensors to `device`; to a GPU from pinned memory, without waiting for the copy."""
+        if device.type == "cpu":
+            return self
+        return PackedTokens(*(part.pin_memory().to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self))
 
 
 class Tokenizer:

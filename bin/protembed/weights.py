@@ -14,7 +14,7 @@ import pickle
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional
+from typing import Optional
 
 import torch
 from esm.model.esm2 import ESM2
@@ -24,27 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from protembed.atomic import sha256_of_file, write_text
 from protembed.errors import BadWeights, first_line
+from protembed.shapes import RANDOM, SHAPES, Shape
 
-RANDOM = "random:"
 CONTACTS = {"contact_head.regression.weight", "contact_head.regression.bias"}  # in a file of their own
-
-
-class Shape(NamedTuple):
-    """What distinguishes the members of the family (Lin et al. 2023, table S1)."""
-
-    layers: int
-    width: int
-    heads: int
-
-
-SHAPES: Dict[str, Shape] = {
-    "esm2_t6_8M_UR50D": Shape(6, 320, 20),
-    "esm2_t12_35M_UR50D": Shape(12, 480, 20),
-    "esm2_t30_150M_UR50D": Shape(30, 640, 20),
-    "esm2_t33_650M_UR50D": Shape(33, 1280, 20),
-    "esm2_t36_3B_UR50D": Shape(36, 2560, 40),
-    "esm2_t48_15B_UR50D": Shape(48, 5120, 40),
-}
 
 
 @dataclass(frozen=True)
