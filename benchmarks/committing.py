@@ -9,7 +9,8 @@ import torch
 from measuring import peak_resident
 
 from protembed.batch import Batch
-from protembed.checkpoint import BackgroundCommitter, ChunkCheckpoint
+from protembed.checkpoint import ChunkCheckpoint
+from protembed.committer import BackgroundCommitter
 from protembed.embedding import Embedder
 from protembed.errors import Incomplete
 from protembed.esm2 import PackedESM2, default_max_tokens, usable_device

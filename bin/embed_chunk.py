@@ -21,9 +21,10 @@ from protembed.anchor import folder_of
 from protembed.atomic import write_text
 from protembed.attempts import Attempt
 from protembed.batch import Batch
-from protembed.checkpoint import BackgroundCommitter, ChunkCheckpoint
+from protembed.checkpoint import ChunkCheckpoint
 from protembed.chunk_file import ChunkContent, RowVectors, write_chunk_file
 from protembed.cli import log, run
+from protembed.committer import BackgroundCommitter
 from protembed.embedding import Embedder
 from protembed.errors import BadOption, Incomplete, Transient
 from protembed.esm2 import PackedESM2, default_max_tokens, resolve_layers, usable_device

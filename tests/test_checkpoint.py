@@ -5,9 +5,10 @@ import time
 import pytest
 import torch
 
-from protembed import checkpoint as checkpoint_module
+from protembed import committer as committer_module
 from protembed.batch import Batch, finite_rows
-from protembed.checkpoint import BackgroundCommitter, ChunkCheckpoint
+from protembed.checkpoint import ChunkCheckpoint
+from protembed.committer import BackgroundCommitter
 from protembed.errors import Transient
 from protembed.layout import batch_path, marker_of
 
@@ -129,7 +130,7 @@ def test_no_more_than_the_limit_waits_for_the_disk(monkeypatch):
     """What was handed over and is not durable: the waiting bytes, one commit on its way, and the pack that is too much."""
     pack = batch([0])
     limit = 4 * pack.nbytes
-    monkeypatch.setattr(checkpoint_module, "MOST_BYTES_WAITING", limit)
+    monkeypatch.setattr(committer_module, "MOST_BYTES_WAITING", limit)
     added, durable, most, gate = [0], [0], [0], threading.Semaphore(0)
 
     def slow(part, seconds):

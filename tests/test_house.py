@@ -19,7 +19,7 @@ SCRIPTS = sorted(BIN.glob("*.py"))
 LOWEST = {"errors", "atomic", "packing", "identity", "layout", "records", "hdf5", "marker", "sampling", "shapes"}
 LOWEST |= {"tokens", "projection", "attention", "underway", "batch"}
 USERS_OWN = {"show_progress"}  # scripts that are no steps of the pipeline
-TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint"}
+TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint", "committer"}
 TORCH_ALLOWED |= {"embed_chunk", "fetch_weights", "verify_embeddings"}
 
 

@@ -14,23 +14,20 @@ A batch whose marker does not match, or that holds something else, is rotten: it
 import hashlib
 import io
 import re
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import IO, Callable, Dict, Iterator, List, Optional
 
 import torch
+from torch.serialization import set_crc32_options
 
-from protembed.atomic import create_exclusive, fsync_path, remove_leftovers, set_aside, sha256_of_file
+from protembed.atomic import create_exclusive, fsync_path, remove_leftovers, set_aside
 from protembed.batch import Batch
 from protembed.errors import Transient, fault_of_the_file_system
 from protembed.layout import batch_path, marker_of
 from protembed.marker import marker_text, vouched_digest
 
 FORMAT = "protembed-batch 1"
-# Vectors that wait for the next commit before it begins early; as many may be on their way to the disk. More would double
-# with the joined copy, and make the end of a task wait for long; a pack above it is a commit by itself and is not copied.
-MOST_BYTES_WAITING = 1 << 26
+set_crc32_options(compute_crc32=False)  # of torch.save; the marker's SHA-256 says more
 _NUMBER = re.compile(r"batch_(\d+)\.pt\b")  # of a batch, its marker, or what was set aside of them
 
 
@@ -112,9 +109,10 @@ class ChunkCheckpoint:
         `seconds` of work by `attempt` are noted in the marker.
         """
         stored = dict(batch._asdict(), format=FORMAT, identity=self.identity, chunk=self.chunk)
+        digests: List[str] = []
         try:
-            path = self._create_numbered(lambda temporary: _save(stored, temporary))
-            text = marker_text(sha256_of_file(path), path.name, len(batch.rows), int(batch.residues.sum()), seconds, attempt)
+            path = self._create_numbered(lambda temporary: digests.append(_save(stored, temporary)))
+            text = marker_text(digests[-1], path.name, len(batch.rows), int(batch.residues.sum()), seconds, attempt)
             create_exclusive(marker_of(path), lambda temporary: temporary.write_text(text, encoding="ascii"))
         except OSError as error:
             raise Transient(f"checkpoint in {self.folder} cannot be written: {error}") from error
@@ -134,54 +132,20 @@ class ChunkCheckpoint:
                 number += 1
 
 
-def _save(stored: dict, path: Path) -> None:
+def _save(stored: dict, path: Path) -> str:
+    """Write and return the SHA-256 of what was written; per residue, reading it again would be a third of a commit's work."""
     with open(path, "wb") as handle:  # given a path, torch keeps to itself what was wrong with the disk
-        torch.save(stored, handle)
+        hashing = _Hashing(handle)
+        torch.save(stored, hashing)
+    return hashing.digest.hexdigest()
 
 
-class BackgroundCommitter:
-    """Collects batches and commits them every so many seconds on a thread, never more than one commit behind."""
+class _Hashing:
+    """A file that is written from beginning to end, and its digest."""
 
-    def __init__(self, commit: Callable[[Batch, float], object], seconds: float):
-        self._commit, self._seconds = commit, seconds
-        self._waiting: List[Batch] = []
-        self._bytes_waiting = 0
-        self._pool = ThreadPoolExecutor(1, "commit")
-        self._running: Optional[Future] = None
-        self._last = time.monotonic()
+    def __init__(self, handle: IO[bytes]):
+        self._handle, self.digest, self.flush = handle, hashlib.sha256(), handle.flush
 
-    def __enter__(self) -> "BackgroundCommitter":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        # Also after an error (out of memory, a bug, Ctrl-C): what was computed is kept.
-        try:
-            self.flush()
-            self._settle()
-        finally:
-            self._pool.shutdown()
-
-    def add(self, batch: Batch) -> None:
-        """Hand over vectors; commits when the interval is over or too many bytes wait."""
-        self._waiting.append(batch)
-        self._bytes_waiting += batch.nbytes
-        if time.monotonic() - self._last >= self._seconds or self._bytes_waiting >= MOST_BYTES_WAITING:
-            self.flush()
-
-    def flush(self) -> None:
-        """Start to commit all that waits, once the commit before it has ended."""
-        self._settle()
-        if self._waiting:
-            began, self._last = self._last, time.monotonic()
-            self._running = self._pool.submit(self._join_and_commit, self._waiting, self._last - began)
-            self._waiting, self._bytes_waiting = [], 0
-
-    def _join_and_commit(self, parts: List[Batch], seconds: float) -> None:
-        batch = Batch.joined(parts)
-        parts.clear()  # the copy is enough
-        self._commit(batch, seconds)
-
-    def _settle(self) -> None:
-        if self._running is not None:
-            running, self._running = self._running, None
-            running.result()
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        return self._handle.write(content)
