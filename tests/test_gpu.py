@@ -1,0 +1,56 @@
+"""On a real CUDA device: fair-esm's numbers, and the kernels that are meant to run."""
+
+import pytest
+import torch
+
+from protembed import attention
+from protembed.embedding import Embedder
+from protembed.esm2 import PackedESM2
+from protembed.layout import vector_name
+from protembed.shapes import Shape
+from protembed.weights import random_esm2
+from tests.conftest import draw_lengths, make_proteins, reference_layers, relative_l2
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+LENGTHS = [1, 2, 49, 50, 50, 130, 383, 384, 385, 700, 1022, 3000]
+# Attention of moderate sharpness: the bound of half precision is about learned weights (docs/usage.md).
+BOUNDS = {torch.float32: (3.0, 2e-5), torch.float16: (1.5, 2e-3), torch.bfloat16: (1.5, 1.6e-2)}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_every_residue_of_every_layer_is_fair_esms_on_the_gpu(dtype):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    sharpness, bound = BOUNDS[dtype]
+    model, sequences = random_esm2(Shape(4, 256, 4), seed=7, sharpness=sharpness), make_proteins(LENGTHS, seed=3)
+    ours = PackedESM2(model, range(5), ("mean", "per_tok"), dtype, torch.device("cuda")).embed(sequences)
+    start = 0
+    for row, sequence in enumerate(sequences):
+        reference = reference_layers(model, sequence, range(5))
+        for layer in range(5):
+            residues = ours[vector_name(layer, "per_tok")][start : start + len(sequence)]
+            assert relative_l2(residues, reference[layer][1:-1]) <= bound
+            mean = ours[vector_name(layer, "mean")][row : row + 1]
+            assert torch.cosine_similarity(mean, reference[layer][1:-1].mean(0, keepdim=True)).item() >= (0.99999 if dtype != torch.bfloat16 else 0.99936)
+        start += len(sequence)
+
+
+def test_the_flash_kernel_is_the_one_that_runs():
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU has no flash attention")
+    engine = PackedESM2(random_esm2(Shape(2, 256, 4)), [2], ("mean",), torch.float16, torch.device("cuda"))
+    assert engine.attend is attention.attend_flash
+    sequences = make_proteins(LENGTHS[:-1])
+    engine.embed(sequences)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        engine.embed(sequences)
+    assert sum(event.count for event in profile.key_averages() if "flash" in event.key.lower()) >= 2
+
+
+def test_the_host_is_ahead_of_the_device():
+    model = random_esm2(Shape(12, 1280, 20))
+    engine = PackedESM2(model, [12], ("mean",), torch.float16, torch.device("cuda"))
+    sequences = make_proteins(draw_lengths(4000, 50, 400))
+    ended = []
+    embedder = Embedder(sequences, lambda pack: ended.append(torch.cuda.current_stream().query()) or engine.begin(pack), None, max_tokens=65536)
+    assert sum(len(batch.rows) for batch in embedder.run(set(range(len(sequences))))) == 4000
+    assert ended[2:].count(False) >= len(ended[2:]) - 1, "the device had nothing to do when a pack was queued"
