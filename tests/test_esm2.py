@@ -8,6 +8,7 @@ from protembed import attention, projection
 from protembed.errors import BadOption
 from protembed.esm2 import PackedESM2, resolve_layers
 from protembed.layout import vector_name
+from protembed.pooling import means_by_segments, means_one_by_one
 from protembed.projection import Projection
 from protembed.proteins import ALPHABET
 from protembed.shapes import Shape
@@ -170,3 +171,11 @@ def test_interleaved_heads_are_rotated_as_fair_esm_rotates_halves(hostile_esm2, 
     for part, reference in enumerate(wanted):
         assert relative_l2(ours[:, part].flatten(1), reference.transpose(0, 1)[..., order[0]].flatten(1)) <= bound
     assert torch.equal(ours[:, 2], values)
+
+
+def test_means_one_by_one_and_by_segments_agree():
+    pack = Tokenizer(Alphabet.from_architecture("ESM-1b")).pack(make_proteins([1, 2, 50, 50, 3000], seed=1))
+    stream = torch.randn(len(pack.tokens_T), 64, generator=torch.Generator().manual_seed(1)) + 100  # sums far from 0 show lost digits
+    one_by_one, by_segments = means_one_by_one(stream, pack), means_by_segments(stream, pack)
+    exact = torch.stack([part[1:-1].double().mean(0) for part in stream.split(pack.lengths)])
+    assert relative_l2(one_by_one, exact) <= 2e-7 and relative_l2(by_segments, exact) <= 2e-7

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from protembed.attention import chosen_attention, interleaved, rotate, turns
 from protembed.errors import BadOption, Transient
-from protembed.layout import SPECIAL_TOKENS, vector_name
+from protembed.layout import vector_name
+from protembed.pooling import means
 from protembed.projection import Projection
 from protembed.tokens import PackedTokens, Tokenizer
 from protembed.underway import Underway, Vectors
@@ -139,13 +140,9 @@ class PackedESM2:
     def _take(self, vectors: Vectors, layer: int, stream_TD: Tensor, pack: PackedTokens) -> None:
         if layer not in self.wanted:
             return
-        residues_RD = stream_TD[pack.residues_R]
         if "mean" in self.include:
-            counts_P = pack.cu_seqlens.diff().long() - SPECIAL_TOKENS
-            # segment_reduce adds one after the other: in fp32 the error of a mean would grow with the sequence's length.
-            means_PD = torch.segment_reduce(residues_RD.double(), "mean", lengths=counts_P, axis=0)
-            vectors[vector_name(layer, "mean")] = means_PD.float()
+            vectors[vector_name(layer, "mean")] = means(stream_TD, pack)
         if "bos" in self.include:
             vectors[vector_name(layer, "bos")] = stream_TD[pack.starts_P]
         if "per_tok" in self.include:
-            vectors[vector_name(layer, "per_tok")] = residues_RD
+            vectors[vector_name(layer, "per_tok")] = stream_TD[pack.residues_R]
