@@ -1,8 +1,9 @@
 # make demo    set up what is missing and embed a few hundred real proteins   (MODEL=esm2_t6_8M_UR50D for real weights)
-# make test    set up what is missing and run all tests that need no container engine (some 25 minutes on two cores)
+# make test    set up what is missing and run all tests that need no container engine and no cluster (some 25 minutes on two cores)
 # make kill-test  1000 real proteins, 2 workers: kill them, Nextflow and everything in mid-run, resume, compare every bit, print a report
 # make storm   SIGKILLs at random instants, results compared with an undisturbed run's   (KILLS=200, SEED=0)
 # make test-docker   those in containers: needs a Docker daemon and `make images`
+# make test-slurm   those on a cluster: needs a SLURM with two GPUs, which .ci/slurm-up pretends on a bare Debian machine (root)
 # make setup   only set up: .venv from locked requirements, Nextflow
 # make images  build the two container images (containers/README.md)
 # make lock    renew the locked requirements after a change of containers/requirements/*.in (needs uv)
@@ -16,7 +17,7 @@ SEED    ?= 0
 LOCK    := containers/requirements/dev.txt
 STAMP   := .venv/.complete
 
-.PHONY: setup nextflow demo test kill-test storm test-docker images lock
+.PHONY: setup nextflow demo test kill-test storm test-docker test-slurm images lock
 
 setup: $(STAMP)
 
@@ -37,7 +38,7 @@ demo: setup
 	@tools/nextflow run main.nf -profile demo,venv --model '$(MODEL)' --outdir '$(OUTDIR)' -resume
 
 test: setup
-	@.venv/bin/python -m pytest -m 'not docker' $(TESTS)
+	@.venv/bin/python -m pytest -m 'not docker and not slurm' $(TESTS)
 
 kill-test: setup
 	@.venv/bin/python -m tests.kill_report
@@ -47,6 +48,9 @@ storm: setup
 
 test-docker: setup
 	@.venv/bin/python -m pytest -m docker $(TESTS)
+
+test-slurm: setup
+	@.venv/bin/python -m pytest -m slurm $(TESTS)
 
 images:
 	@containers/build.sh $(BUILD_OPTIONS)

@@ -154,7 +154,8 @@ def main(options: Options) -> None:
     if reused:
         log.info("%s: %d of %d sequences are in the checkpoint", chunk.name, reused, len(chunk.seen))
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    facts = dict(device=device, sequences=len(chunk.seen), residues=sum(chunk.residues), reused=reused)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # tells which device of a machine did which chunk
+    facts = dict(device=device, visible_devices=visible, sequences=len(chunk.seen), residues=sum(chunk.residues), reused=reused)
     attempt = Attempt(*place, facts, options.session, options.leave_when_orphaned)
     if missing:
         recipe.engine(recipe.dtype)
@@ -169,11 +170,9 @@ def main(options: Options) -> None:
     content = ChunkContent(recipe.identity, chunk.digests, chunk.residues, recipe.width, embedder.failed, provenance)
     write_chunk_file(outdir / f"{chunk.name}.h5", content, map(as_arrays, checkpoint.read(provided)))
     metrics = dict(
+        facts,
         chunk=chunk.name,
         identity=recipe.identity.digest,
-        sequences=len(chunk.seen),
-        residues=sum(chunk.residues),
-        reused=reused,
         failed=len(embedder.failed),
         computed=len(chunk.seen) - reused - len(embedder.failed),
         forward_passes=embedder.forward_passes,
@@ -188,7 +187,6 @@ def main(options: Options) -> None:
         embed_seconds=computed - loaded,
         device_seconds=embedder.device_seconds,
         seconds=time.monotonic() - started,
-        device=device,
         version=__version__,
     )
     write_text(outdir / f"{chunk.name}.metrics.json", json.dumps(metrics, indent=2) + "\n")
