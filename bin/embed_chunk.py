@@ -17,6 +17,7 @@ from typing import Dict, List, NoReturn, Set
 import torch
 
 from protembed import __version__
+from protembed.allocation import keep_freed_memory
 from protembed.anchor import folder_of
 from protembed.atomic import write_text
 from protembed.attempts import Attempt
@@ -141,6 +142,7 @@ def report_failures(failed: Dict[int, str], chunk: Chunk, path: Path) -> NoRetur
 def main(options: Options) -> None:
     started = time.monotonic()
     chunk, recipe = Chunk(options), Recipe(options)
+    keep_freed_memory()
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     torch.backends.cuda.matmul.allow_tf32 = False
     outdir = Path(options.outdir)

@@ -17,7 +17,7 @@ PACKAGE = BIN / "protembed"
 SCRIPTS = sorted(BIN.glob("*.py"))
 # The lowest level may be imported by all others of the package; those import nothing else of it.
 LOWEST = {"errors", "atomic", "packing", "identity", "layout", "records", "hdf5", "marker", "sampling", "shapes"}
-LOWEST |= {"tokens", "projection", "attention", "underway", "batch", "pooling"}
+LOWEST |= {"allocation", "tokens", "projection", "attention", "underway", "batch", "pooling"}
 USERS_OWN = {"show_progress"}  # scripts that are no steps of the pipeline
 TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint", "committer"}
 TORCH_ALLOWED |= {"pooling", "embed_chunk", "fetch_weights", "verify_embeddings"}
