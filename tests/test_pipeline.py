@@ -128,6 +128,7 @@ def test_the_gpu_profile_starts_and_asks_its_tasks_for_a_gpu(tmp_path, hostile_p
     run_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "-stub-run", parser=parser)
     launchers = [path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run")]
     assert [launcher.count('PROTEMBED_DEVICE="cuda"') for launcher in launchers] == [1] * 5
+    assert sorted(launcher.count("&& protembed_take_gpu ''") for launcher in launchers) == [0, 0, 0, 1, 1]  # embedding and verification
 
 
 def test_parameters_of_a_site_config_reach_the_tasks(tmp_path, hostile_pt):

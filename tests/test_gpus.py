@@ -1,0 +1,101 @@
+"""Several GPUs on one machine: every task has one of its own. The devices are pretended, the locks are real."""
+
+import contextlib
+import os
+import re
+import signal
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from protembed.shapes import Shape
+from protembed.weights import random_esm2, save_esm2
+from tests.conftest import make_proteins, metrics_of, write_fasta
+from tests.nextflow import content, is_worker, processes, run_pipeline, start_pipeline, wait_for, workers
+
+pytestmark = pytest.mark.nextflow
+PROTEINS = 24
+
+
+@pytest.fixture
+def devices():
+    """Three devices by names that no other test and no machine has."""
+    return [f"GPU-{uuid.uuid4()}" for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "slow.pt"
+    save_esm2(random_esm2(Shape(12, 256, 4), seed=5), path)
+    return path
+
+
+def several_chunks(folder, model):
+    """Arguments of a run of some chunks that take seconds each; the CPU computes what the GPUs are asked for."""
+    write_fasta(folder / "proteins.fasta", make_proteins([400 + 10 * number for number in range(PROTEINS)]))
+    (folder / "site.config").write_text("process { withLabel: process_gpu { cpus = 1; memory = 1.GB } }")
+    given = ["-profile", "gpu", "--device", "cpu", "--input", folder / "proteins.fasta", "--model", model, "--weights_dir", folder / "downloads"]
+    return [*given, "--chunk_residues", 2500, "--max_tokens", 600, "--checkpoint_seconds", 0, "--verify", 0, "-c", "site.config"]
+
+
+def devices_held(folder):
+    """Task folder -> what CUDA_VISIBLE_DEVICES is in its living worker (a child that it has just forked is the same task)."""
+    held = {}
+    for pid, argv, place in processes(folder):
+        if is_worker(argv):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found = re.search(rb"(?:^|\0)CUDA_VISIBLE_DEVICES=([^\0]*)", Path(f"/proc/{pid}/environ").read_bytes())
+                held.update({place: found[1].decode()} if found else {})
+    return held
+
+
+def test_tasks_at_once_have_different_devices_and_a_killed_one_frees_its_own(tmp_path, model, devices):
+    """Of three devices the user lets the run have the first two."""
+    run = start_pipeline(tmp_path, *several_chunks(tmp_path, model), "--gpus", 2, env={"CUDA_VISIBLE_DEVICES": ",".join(devices)})
+    most, killed = 0, False
+    while run.poll() is None:
+        held = devices_held(tmp_path)
+        assert len(held) == len(set(held.values())) and set(held.values()) <= set(devices[:2]), held
+        most = max(most, len(held))
+        if len(held) == 2 and not killed and list(tmp_path.glob("work/checkpoints/*/*/*.done")):
+            os.kill(workers(tmp_path)[0], signal.SIGKILL)
+            killed = True
+    console = (tmp_path / "console.txt").read_text()
+    assert run.returncode == 0, console
+    assert killed and most == 2 and "Execution is retried (1)" in console
+    metrics = metrics_of(tmp_path / "work")
+    assert {chunk["visible_devices"] for chunk in metrics} == set(devices[:2])
+    assert sum(chunk["reused"] + chunk["computed"] for chunk in metrics) == PROTEINS
+
+
+def test_two_runs_on_one_machine_share_its_devices_without_meeting(tmp_path, model, devices):
+    runs = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        given = several_chunks(tmp_path / name, model)
+        runs.append(start_pipeline(tmp_path / name, *given, env={"CUDA_VISIBLE_DEVICES": devices[0]}))
+    while any(run.poll() is None for run in runs):
+        assert len(devices_held(tmp_path)) <= 1
+    assert [run.returncode for run in runs] == [0, 0]
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_an_orphan_keeps_its_device_until_it_ends(tmp_path, model, devices):
+    given, env = several_chunks(tmp_path, model), {"CUDA_VISIBLE_DEVICES": devices[0]}
+    run = start_pipeline(tmp_path, *given, env=env)
+    (orphan,) = wait_for(lambda: workers(tmp_path), still=lambda: run.poll() is None)
+    os.kill(orphan, signal.SIGSTOP)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    successor = start_pipeline(tmp_path, *given, "-resume", env=env)
+    wait_for(lambda: "EMBED_CHUNK" in (tmp_path / "console.txt").read_text(), still=lambda: successor.poll() is None)
+    try:
+        for _ in range(30):
+            assert workers(tmp_path) == [orphan], "two tasks on one device"
+            time.sleep(0.1)
+    finally:
+        os.kill(orphan, signal.SIGCONT)
+    assert successor.wait(timeout=300) == 0
+    run_pipeline(tmp_path, *given, "-resume")
