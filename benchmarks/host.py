@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the host does for each sequence, without the model's layers: how many sequences per second it can feed a GPU.
 
-The real scripts run in this process on fragments of real proteins, with a model of one layer that passes its input through:
+The real scripts run in this process on fragments of real proteins, and take layer 0, the embedding before the first layer:
 reading, tokens, packs, embedding table, pooling, checkpoints and the chunk's HDF5 are all there. Writes JSON.
 """
 
@@ -24,7 +24,6 @@ import torch  # noqa: E402
 from measuring import machine  # noqa: E402
 from pipeline import write_input  # noqa: E402
 
-from protembed import esm2  # noqa: E402
 from protembed.atomic import write_text  # noqa: E402
 from protembed.cli import log, run  # noqa: E402
 from protembed.errors import Incomplete  # noqa: E402
@@ -59,7 +58,7 @@ def measure(folder: Path, wanted: str, proteome: list, weights: Path) -> dict:
     write_input(fasta, wanted, proteome)
     seconds = {"split": timed("split_fasta.py", fasta, "--outdir", out, "--chunk-residues", 1 << 27)}
     (chunk,) = (out / "chunks").iterdir()
-    seconds["embed without layers"] = timed("embed_chunk.py", chunk, "--weights", weights, "--outdir", out, "--max-tokens", 65536)
+    seconds["embed without layers"] = timed("embed_chunk.py", chunk, "--weights", weights, "--outdir", out, "--max-tokens", 65536, "--repr-layers", 0)
     seconds["merge"] = timed("merge_chunks.py", *out.glob("*.h5"), "--records", out / "records.tsv", "--weights", weights / "weights.json", "--outdir", out)
     sequences = json.loads((out / "split.json").read_text())["sequences"]
     return {"input": wanted, "sequences": sequences, "seconds": seconds, "sequences_per_second": {name: sequences / spent for name, spent in seconds.items()}}
@@ -72,7 +71,6 @@ def main(options: Options) -> None:
     shown = {**asdict(options), "fasta": Path(options.fasta).name, "out": out.name, "folder": Path(options.folder).name}
     report = {"benchmark": "host", "started": today.isoformat(timespec="seconds"), "machine": machine(torch.device("cpu")), "options": shown, "cells": []}
     proteome = [record.sequence for record in read_fasta(Path(options.fasta))]
-    esm2.Layer.__call__ = lambda self, stream_TD, *rest: stream_TD
     for wanted in options.inputs.split(","):
         folder = Path(tempfile.mkdtemp(prefix="host-", dir=options.folder))
         try:

@@ -78,14 +78,14 @@ def test_half_precision_products_stay_within_their_bound(sequences):
         pytest.param(lambda engine: setattr(engine, "table", engine.table / 0.88), id="token dropout scale left out"),
         pytest.param(lambda engine: setattr(engine, "inv_freq", 1 / 10000 ** (torch.arange(0, 64, 2) / 64)), id="rotary frequencies recomputed"),
         pytest.param(lambda engine: setattr(engine, "last_norm", lambda stream: stream), id="final norm left out"),
-        pytest.param(lambda engine: engine.layers.pop(), id="a layer short"),
+        pytest.param(lambda engine: (engine.layers.pop(), setattr(engine, "layer_count", 2)), id="a layer short"),
     ],
 )
 def test_the_bound_notices_the_mistakes_of_other_tools(hostile_esm2, sequences, break_it):
     engine = PackedESM2(hostile_esm2, [3], ("per_tok",), torch.float32, CPU)
     break_it(engine)
-    engine.wanted = {len(engine.layers)}
-    broken = engine.embed(sequences[:2])[vector_name(len(engine.layers), "per_tok")]
+    engine.wanted = {engine.layer_count}
+    broken = engine.embed(sequences[:2])[vector_name(engine.layer_count, "per_tok")]
     reference = reference_layers(hostile_esm2, sequences[0], [3])[3][1:-1]
     assert relative_l2(broken[: len(sequences[0])], reference) > 10 * FP32_BOUND
 
@@ -179,3 +179,10 @@ def test_means_one_by_one_and_by_segments_agree():
     one_by_one, by_segments = means_one_by_one(stream, pack), means_by_segments(stream, pack)
     exact = torch.stack([part[1:-1].double().mean(0) for part in stream.split(pack.lengths)])
     assert relative_l2(one_by_one, exact) <= 2e-7 and relative_l2(by_segments, exact) <= 2e-7
+
+
+def test_layers_above_the_highest_that_is_asked_for_are_not_computed(hostile_esm2, sequences):
+    whole, part = (PackedESM2(hostile_esm2, layers, ("mean",), torch.float32, CPU) for layers in ([0, 1, 3], [0, 1]))
+    assert len(part.layers) == 1
+    ours, theirs = part.embed(sequences), whole.embed(sequences)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours) and len(ours) == 2

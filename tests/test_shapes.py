@@ -42,4 +42,5 @@ def test_a_growing_input_keeps_its_chunk_size_for_long(tmp_path):
     for megabytes in range(1, 40):
         fasta.write_bytes(b"A" * (megabytes << 20))
         sizes.append(chunk_residues_for([fasta], 1 << 15, 1 << 20))
+    assert (sizes[0], chunk_residues_for([fasta], (1 << 20) + 1, 1 << 27), chunk_residues_for([fasta], 3000, 3500)) == (1 << 15, 1 << 21, 1 << 11)
     assert sizes == sorted(sizes) and len(set(sizes)) <= 7 and all(size & (size - 1) == 0 for size in sizes)

@@ -22,10 +22,13 @@ COMPRESSED = {".gz": 1.7, ".bz2": 1.9, ".zst": 1.8}  # residues per byte of a co
 
 
 def chunk_residues_for(paths: Sequence[Path], least: int, most: int) -> int:
-    """Residues per chunk for an input of this size: a power of two, so that a growing input keeps its borders for long."""
+    """Residues per chunk for an input of this size: a power of two, so that a growing input keeps its borders for long.
+
+    The first that is not below `least`, unless that is above `most`.
+    """
     letters = sum(path.stat().st_size * COMPRESSED.get(path.suffix, 1.0) for path in paths if path.exists())
-    aim = max(least, min(most, int(letters / CHUNKS_AIMED_AT)))
-    return 1 << (aim.bit_length() - 1)
+    smallest, largest = 1 << (least - 1).bit_length(), 1 << (most.bit_length() - 1)
+    return min(largest, max(smallest, 1 << (int(letters / CHUNKS_AIMED_AT) | 1).bit_length() - 1))
 
 
 def is_border(digest: bytes, cost: int, aim: int) -> bool:

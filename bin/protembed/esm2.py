@@ -109,9 +109,10 @@ class PackedESM2:
         if model.token_dropout:
             self.table = self.table * TOKEN_DROPOUT_SCALE
         self.inv_freq = model.layers[0].self_attn.rot_emb.inv_freq.float().to(device)
-        self.layers = [Layer(layer, dtype, device) for layer in model.layers]
+        self.layers = [Layer(layer, dtype, device) for layer in model.layers[: max(layers)]]  # those above are for nothing
+        self.layer_count = model.num_layers
         self.last_norm = Norm(model.emb_layer_norm_after, device)
-        self.attend = chosen_attention(dtype, device, self.layers[0].heads, self.layers[0].head_dim)
+        self.attend = chosen_attention(dtype, device, model.attention_heads, model.embed_dim // model.attention_heads)
 
     def embed(self, sequences: Sequence[str]) -> Vectors:
         """Vectors of one pack, fp32 on the CPU, by name: mean and bos (P, D), per_tok (R, D), rows as in `sequences`.
@@ -133,7 +134,7 @@ class PackedESM2:
         self._take(vectors, 0, stream_TD, pack)
         for number, layer in enumerate(self.layers, 1):
             stream_TD = layer(stream_TD, turns_T11c, pack, self.attend)
-            last = number == len(self.layers)
+            last = number == self.layer_count
             self._take(vectors, number, self.last_norm(stream_TD) if last else stream_TD, pack)
         return vectors
 
