@@ -21,7 +21,6 @@ import torch  # noqa: E402
 from engines import build_engines, transformers_version  # noqa: E402
 from measuring import Measured, machine, means_of, measure  # noqa: E402
 
-from protembed.allocation import keep_freed_memory  # noqa: E402
 from protembed.atomic import write_text  # noqa: E402
 from protembed.cli import log, run  # noqa: E402
 from protembed.errors import BadOption, Incomplete, Transient  # noqa: E402
@@ -150,7 +149,6 @@ def main(options: Options) -> None:
         raise Transient("device cuda was asked for and no CUDA GPU is in sight; use --device cpu to compute on the CPU")
     device = torch.device(options.device)
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
-    keep_freed_memory()  # good for all engines
     auto = "float32" if options.device == "cpu" else "float32,float16"
     dtypes = [getattr(torch, name) for name in options.dtype.replace("auto", auto).split(",")]
     today = datetime.datetime.now(datetime.timezone.utc)
