@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from protembed.shapes import Shape
-from protembed.store import check_embeddings
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import ROOT, make_proteins, metrics_of, write_fasta
-from tests.nextflow import run_pipeline, start_pipeline, wait_for
+from tests.nextflow import content, run_pipeline, start_pipeline, wait_for
 
 IMAGES = re.findall(r"container *= *'([^']+)'", (ROOT / "conf" / "images.config").read_text())
 PROTEINS = 16
@@ -50,10 +49,6 @@ def in_containers(folder, *arguments, site=""):
     lines = ["docker.runOptions = '--network none -u $(id -u):$(id -g)'", "process { withName: EMBED_CHUNK { cpus = 1 } }", site]
     (folder / "site.config").write_text("\n".join(lines) + "\n")
     return [*arguments, "--weights_dir", folder / "downloads", "-c", folder / "site.config"]
-
-
-def content(folder):
-    return check_embeddings(folder / "results" / "embeddings.h5")["content_sha256"]
 
 
 def batches(folder):

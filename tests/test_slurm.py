@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from protembed.shapes import Shape
-from protembed.store import check_embeddings
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import make_proteins, metrics_of, write_fasta
-from tests.nextflow import run_pipeline, start_pipeline, wait_for
+from tests.nextflow import content, run_pipeline, start_pipeline, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.nextflow]
 PROTEINS = 48
@@ -56,10 +55,6 @@ def undisturbed(slow, tmp_path_factory):
     (folder / "one_thread.config").write_text("process { withLabel: process_gpu { cpus = 1; maxForks = 2; memory = 2.GB } }")
     run_pipeline(folder, *slow, "--weights_dir", folder, "-c", "one_thread.config")
     return content(folder)
-
-
-def content(folder):
-    return check_embeddings(folder / "results" / "embeddings.h5")["content_sha256"]
 
 
 def on_slurm(folder, *arguments, site=""):
