@@ -37,11 +37,11 @@ class Clocks:
         self.commits: List[Tuple[float, float, float]] = []  # started, seconds, CPU seconds of its thread
         self.given = self.durable = self.most_waiting = 0  # bytes of vectors
 
-    def commit(self, batch: Batch, seconds: float) -> None:
+    def commit(self, parts: List[Batch], seconds: float) -> None:
         """ChunkCheckpoint.commit, timed."""
         started, cpu = time.perf_counter(), time.thread_time()
-        self.checkpoint.commit(batch, seconds)
-        self.durable += batch.nbytes
+        self.checkpoint.commit(parts, seconds)
+        self.durable += sum(part.nbytes for part in parts)
         self.commits.append((started, time.perf_counter() - started, time.thread_time() - cpu))
 
     def give(self, batch: Batch, committer: BackgroundCommitter) -> float:

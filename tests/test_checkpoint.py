@@ -31,40 +31,51 @@ def rows_done(checkpoint):
 
 
 def test_a_committed_batch_comes_back_as_it_was(checkpoint):
-    path = checkpoint.commit(batch([4, 2], 7.5))
+    path = checkpoint.commit([batch([4, 2], 7.5)])
     loaded = checkpoint.load(path)
     assert loaded.rows.tolist() == [4, 2]
     assert torch.equal(loaded.vectors[NAME], torch.full((2, 4), 7.5))
 
 
+def test_several_batches_are_committed_as_one_file_and_what_lies_around_a_view_in_memory_is_not_written(checkpoint):
+    parts = [batch([4, 2], 1.0), batch([7], 2.0, residues=5)]
+    around = torch.full((100_000, 4), 3.0)
+    views = batch([1], residues=2)._replace(vectors={NAME: around[:1], "representations/1/per_tok": around[:2]})
+    path = checkpoint.commit([*parts, views])
+    loaded = checkpoint.load(path)
+    assert (loaded.rows.tolist(), loaded.residues.tolist()) == ([4, 2, 7, 1], [3, 3, 5, 2])
+    assert loaded.vectors["representations/1/per_tok"][:, 0].tolist() == [1.0] * 6 + [2.0] * 5 + [3.0] * 2
+    assert path.stat().st_size < around.nbytes / 10
+
+
 def test_paths_are_root_identity_chunk_batch_and_nothing_else(checkpoint, tmp_path):
-    checkpoint.commit(batch([0]))
-    checkpoint.commit(batch([1]))
+    checkpoint.commit([batch([0])])
+    checkpoint.commit([batch([1])])
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert found == [f"identity/chunk_1/batch_0000{number}.pt{end}" for number in (0, 1) for end in ("", ".done")]
     assert batch_path(tmp_path, "identity", "chunk_1", 1) == tmp_path / "identity" / "chunk_1" / "batch_00001.pt"
 
 
 def test_the_marker_is_a_line_that_sha256sum_can_check(checkpoint):
-    path = checkpoint.commit(batch([0]))
+    path = checkpoint.commit([batch([0])])
     assert os.system(f"cd '{path.parent}' && sha256sum --quiet --check {marker_of(path).name}") == 0
 
 
 def test_a_batch_without_marker_does_not_count_and_is_left_to_its_writer(checkpoint):
-    path = checkpoint.commit(batch([0]))
+    path = checkpoint.commit([batch([0])])
     marker_of(path).unlink()
     assert rows_done(checkpoint) == []
     assert path.exists()
-    assert checkpoint.commit(batch([0])).name == "batch_00001.pt"
+    assert checkpoint.commit([batch([0])]).name == "batch_00001.pt"
 
 
 def test_a_marker_without_batch_does_not_count(checkpoint):
-    checkpoint.commit(batch([0])).unlink()
+    checkpoint.commit([batch([0])]).unlink()
     assert rows_done(checkpoint) == []
 
 
 def test_good_batches_after_a_rotten_one_are_kept(checkpoint):
-    paths = [checkpoint.commit(batch([row])) for row in range(3)]
+    paths = [checkpoint.commit([batch([row])]) for row in range(3)]
     content = bytearray(paths[1].read_bytes())
     content[len(content) // 2] ^= 1
     paths[1].write_bytes(content)
@@ -75,7 +86,7 @@ def test_good_batches_after_a_rotten_one_are_kept(checkpoint):
 
 def test_a_batch_of_another_identity_or_chunk_is_not_used(checkpoint, tmp_path):
     for identity, chunk in (("other", "chunk_1"), ("identity", "chunk_2")):
-        foreign = ChunkCheckpoint(tmp_path, identity, chunk, 10).commit(batch([5]))
+        foreign = ChunkCheckpoint(tmp_path, identity, chunk, 10).commit([batch([5])])
         for path in (foreign, marker_of(foreign)):
             path.rename(checkpoint.folder / path.name)
         assert rows_done(checkpoint) == []
@@ -83,19 +94,19 @@ def test_a_batch_of_another_identity_or_chunk_is_not_used(checkpoint, tmp_path):
 
 
 def test_a_row_that_two_writers_committed_counts_once(checkpoint):
-    first, second = checkpoint.commit(batch([1, 2], 1.0)), checkpoint.commit(batch([2, 3], 2.0))
+    first, second = checkpoint.commit([batch([1, 2], 1.0)]), checkpoint.commit([batch([2, 3], 2.0)])
     assert checkpoint.good_batches() == {first: [1, 2], second: [3]}
     kept = checkpoint.load(second).of_rows([False, True])
     assert (kept.rows.tolist(), len(kept.vectors["representations/1/per_tok"])) == ([3], 3)
 
 
 def test_rows_beyond_the_chunk_make_a_batch_rotten(checkpoint):
-    checkpoint.commit(batch([10]))
+    checkpoint.commit([batch([10])])
     assert rows_done(checkpoint) == []
 
 
 def test_no_temporary_file_is_left(checkpoint, tmp_path):
-    checkpoint.commit(batch([0]))
+    checkpoint.commit([batch([0])])
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
@@ -114,7 +125,7 @@ def test_commits_run_beside_the_work_but_never_two_behind():
         most_running.append(len(running))
         release.wait(10)
         running.remove(part)
-        done.append(part.rows.tolist())
+        done.append(part[0].rows.tolist())
 
     with BackgroundCommitter(slow, seconds=0) as committer:
         committer.add(batch([0]))  # returns at once
@@ -133,10 +144,10 @@ def test_no_more_than_the_limit_waits_for_the_disk(monkeypatch):
     monkeypatch.setattr(committer_module, "MOST_BYTES_WAITING", limit)
     added, durable, most, gate = [0], [0], [0], threading.Semaphore(0)
 
-    def slow(part, seconds):
+    def slow(parts, seconds):
         most[0] = max(most[0], added[0] - durable[0])
         gate.acquire(timeout=10)
-        durable[0] += part.nbytes
+        durable[0] += sum(part.nbytes for part in parts)
 
     def let_go():
         for _ in range(12):

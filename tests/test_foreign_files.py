@@ -57,7 +57,7 @@ def foreign_files(finished, trap):
     yield "bare hostile pickle", pickle.dumps(Hostile(trap))
     yield "no dictionary", saved(torch.zeros(3))
     yield "without vectors", saved(dict(stored, vectors={}))
-    yield "vectors of too few rows", saved(dict(stored, vectors={name: part[1:] for name, part in stored["vectors"].items()}))
+    yield "vectors of too few rows", saved(dict(stored, vectors={**stored["vectors"], mean: stored["vectors"][mean][1:]}))
     yield "a row twice", saved(dict(stored, rows=stored["rows"][[0] * rows]))
     yield "rows beyond the chunk", saved(dict(stored, rows=stored["rows"] + 24))
     yield "vectors that are not finite", saved(dict(stored, vectors={**stored["vectors"], mean: torch.nan * stored["vectors"][mean]}))

@@ -1,6 +1,6 @@
 """Vectors of some rows of a chunk: what a forward pass gives, what a checkpoint file holds, what a chunk file takes."""
 
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, List, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
@@ -45,6 +45,19 @@ class Batch(NamedTuple):
         vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
         return cls(*(torch.cat(column) for column in zip(*(part[:3] for part in parts))), vectors)
 
+    @classmethod
+    def stored(cls, parts: List["Batch"]) -> Dict[str, Any]:
+        """Several batches as one file holds them: joined, but of vectors per residue a list, since copying them costs as much as hashing."""
+        pieces = {name: [_alone(part.vectors[name]) for part in parts] for name in parts[0].vectors if is_per_residue(name)}
+        small = cls.joined([part._replace(vectors={name: value for name, value in part.vectors.items() if name not in pieces}) for part in parts])
+        return dict(small._asdict(), vectors={name: _alone(value) for name, value in small.vectors.items()} | pieces)
+
+    @classmethod
+    def restored(cls, stored: Dict[str, Any]) -> "Batch":
+        """What stored() made."""
+        vectors = {name: torch.cat(value) if is_per_residue(name) else value for name, value in stored["vectors"].items()}
+        return cls(stored["rows"], stored["flags"], stored["residues"], vectors)
+
     def is_well_formed(self, row_count: int) -> bool:
         """Different rows of a chunk of `row_count`, and for each of them what it owns of finite fp32 vectors."""
         rows = self.rows.tolist()
@@ -56,6 +69,11 @@ class Batch(NamedTuple):
             and all(part.dtype == torch.float32 and len(part) == lengths[name] for name, part in self.vectors.items())
             and all(finite_rows(part).all() for part in self.vectors.values())
         )
+
+
+def _alone(values: Tensor) -> Tensor:
+    """As they are, without what lies around them in memory: torch.save would write that too."""
+    return values if values.untyped_storage().nbytes() == values.nbytes else values.clone()
 
 
 def finite_rows(values: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from protembed.errors import Transient, fault_of_the_file_system
 from protembed.layout import batch_path, marker_of
 from protembed.marker import marker_text, vouched_digest
 
-FORMAT = "protembed-batch 1"
+FORMAT = "protembed-batch 2"
 set_crc32_options(compute_crc32=False)  # of torch.save; the marker's SHA-256 says more
 _NUMBER = re.compile(r"batch_(\d+)\.pt\b")  # of a batch, its marker, or what was set aside of them
 
@@ -91,7 +91,7 @@ class ChunkCheckpoint:
             stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if (stored["format"], stored["identity"], stored["chunk"]) != (FORMAT, self.identity, self.chunk):
                 return "it belongs to another run", None
-            batch = Batch(stored["rows"], stored["flags"], stored["residues"], stored["vectors"])
+            batch = Batch.restored(stored)
             if not batch.is_well_formed(self.row_count):
                 return "its rows and vectors do not fit together, or not the chunk", None
         except Exception as error:  # whatever a hostile or foreign file makes the loader raise
@@ -103,20 +103,21 @@ class ChunkCheckpoint:
         for part in (marker_of(path), path):  # the marker first: a kill in between leaves a batch that does not count
             set_aside(part)
 
-    def commit(self, batch: Batch, seconds: float = 0.0, attempt: int = 0) -> Path:
-        """Make a batch durable and return its path: a kill after this loses none of its rows.
+    def commit(self, parts: List[Batch], seconds: float = 0.0, attempt: int = 0) -> Path:
+        """Make batches durable in one file and return its path: a kill after this loses none of their rows.
 
         `seconds` of work by `attempt` are noted in the marker.
         """
-        stored = dict(batch._asdict(), format=FORMAT, identity=self.identity, chunk=self.chunk)
+        stored = dict(Batch.stored(parts), format=FORMAT, identity=self.identity, chunk=self.chunk)
+        rows, residues = stored["rows"].tolist(), int(stored["residues"].sum())
         digests: List[str] = []
         try:
             path = self._create_numbered(lambda temporary: digests.append(_save(stored, temporary)))
-            text = marker_text(digests[-1], path.name, len(batch.rows), int(batch.residues.sum()), seconds, attempt)
+            text = marker_text(digests[-1], path.name, len(rows), residues, seconds, attempt)
             create_exclusive(marker_of(path), lambda temporary: temporary.write_text(text, encoding="ascii"))
         except OSError as error:
             raise Transient(f"checkpoint in {self.folder} cannot be written: {error}") from error
-        self.committed[path] = batch.rows.tolist()
+        self.committed[path] = rows
         return path
 
     def _create_numbered(self, write: Callable[[Path], None]) -> Path:

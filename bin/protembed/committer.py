@@ -6,15 +6,15 @@ from typing import Callable, List, Optional
 
 from protembed.batch import Batch
 
-# Vectors that wait for the next commit before it begins early; as many may be on their way to the disk. More would double
-# with the joined copy, and make the end of a task wait for long; a pack above it is a commit by itself and is not copied.
+# Vectors that wait for the next commit before it begins early; as many may be on their way to the disk. More would make the end
+# of a task wait for long.
 MOST_BYTES_WAITING = 1 << 26
 
 
 class BackgroundCommitter:
     """Collects batches and commits them every so many seconds on a thread, never more than one commit behind."""
 
-    def __init__(self, commit: Callable[[Batch, float], object], seconds: float):
+    def __init__(self, commit: Callable[[List[Batch], float], object], seconds: float):
         self._commit, self._seconds = commit, seconds
         self._waiting: List[Batch] = []
         self._bytes_waiting = 0
@@ -45,13 +45,8 @@ class BackgroundCommitter:
         self._settle()
         if self._waiting:
             began, self._last = self._last, time.monotonic()
-            self._running = self._pool.submit(self._join_and_commit, self._waiting, self._last - began)
+            self._running = self._pool.submit(self._commit, self._waiting, self._last - began)
             self._waiting, self._bytes_waiting = [], 0
-
-    def _join_and_commit(self, parts: List[Batch], seconds: float) -> None:
-        batch = Batch.joined(parts)
-        parts.clear()  # the copy is enough
-        self._commit(batch, seconds)
 
     def _settle(self) -> None:
         if self._running is not None:
