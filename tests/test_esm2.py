@@ -8,7 +8,7 @@ from protembed import attention, projection
 from protembed.errors import BadOption
 from protembed.esm2 import PackedESM2, resolve_layers
 from protembed.layout import vector_name
-from protembed.pooling import means_by_segments, means_one_by_one
+from protembed.pooling import means_by_length, means_by_segments
 from protembed.projection import Projection
 from protembed.proteins import ALPHABET
 from protembed.shapes import Shape
@@ -173,12 +173,13 @@ def test_interleaved_heads_are_rotated_as_fair_esm_rotates_halves(hostile_esm2, 
     assert torch.equal(ours[:, 2], values)
 
 
-def test_means_one_by_one_and_by_segments_agree():
-    pack = Tokenizer(Alphabet.from_architecture("ESM-1b")).pack(make_proteins([1, 2, 50, 50, 3000], seed=1))
+def test_means_by_length_are_the_bits_of_a_mean_for_each_sequence_and_those_by_segments_agree():
+    pack = Tokenizer(Alphabet.from_architecture("ESM-1b")).pack(make_proteins([1, 2, 50, 50, 50, 3000, 2, 2], seed=1))
     stream = torch.randn(len(pack.tokens_T), 64, generator=torch.Generator().manual_seed(1)) + 100  # sums far from 0 show lost digits
-    one_by_one, by_segments = means_one_by_one(stream, pack), means_by_segments(stream, pack)
-    exact = torch.stack([part[1:-1].double().mean(0) for part in stream.split(pack.lengths)])
-    assert relative_l2(one_by_one, exact) <= 2e-7 and relative_l2(by_segments, exact) <= 2e-7
+    parts = stream.split(pack.lengths)
+    assert torch.equal(means_by_length(stream, pack), torch.stack([part[1:-1].mean(0) for part in parts]))
+    exact = torch.stack([part[1:-1].double().mean(0) for part in parts])
+    assert relative_l2(means_by_length(stream, pack), exact) <= 2e-7 and relative_l2(means_by_segments(stream, pack), exact) <= 2e-7
 
 
 def test_layers_above_the_highest_that_is_asked_for_are_not_computed(hostile_esm2, sequences):
