@@ -69,3 +69,11 @@ def test_a_nextflow_on_the_path_that_is_new_enough_is_used(bare):
     add(bare, "nextflow", "[ $1 = -v ] && echo 'nextflow version 25.10.0.10289' || echo \"called with $*\"")
     done = subprocess.run([bare.path.parent / "checkout" / "tools" / "nextflow", "run", "x"], env={"PATH": str(bare.path)}, capture_output=True, text=True)
     assert done.stdout == "called with run x\n"
+
+
+def test_a_nextflow_on_the_path_that_is_this_script_in_a_wrapper_does_not_call_itself_for_ever(bare):
+    (bare.path / "java").symlink_to(os.path.realpath(shutil.which("java")))
+    script = bare.path.parent / "checkout" / "tools" / "nextflow"
+    add(bare, "nextflow", f'exec {script} "$@"')
+    done = subprocess.run([script, "-v"], env={"PATH": str(bare.path)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "Nextflow >= 25.04 is missing" in done.stderr  # no jars in this checkout, and no Maven
