@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from protembed.errors import Transient, fault_of_the_file_system
-from protembed.hdf5 import opened
 from protembed.layout import CHUNK_FORMAT
+from protembed.seals import opened
 from tests.crash import FULL, Fault, finish, in_processes, needs_ptrace, run_traced
 from tests.crash_jobs import EmbedJob, MergeJob, SplitJob, committed_files, litter
 

@@ -2,8 +2,8 @@
 
     /sha256 (n, 32) uint8   of each row's sequence      /flags (n,) uint8      /offsets (n + 1,) int64  embedded residues before each row
     /representations/<layer>/mean | bos (n, D) float32     /representations/<layer>/per_tok (offsets[n], D) float32
-    attrs: format, format_version, identity (JSON), chunk, provenance (JSON), failed (JSON: row -> reason), complete = 1
-Every dataset carries the SHA-256 of its content. Rows that failed have no meaning in the vector datasets.
+    attrs: format, identity (JSON), chunk, provenance (JSON), failed (JSON: row -> reason), and those of seals.py
+Rows that failed have no meaning in the vector datasets.
 """
 
 import json
@@ -15,10 +15,12 @@ import h5py
 import numpy as np
 
 from protembed.atomic import replacing
-from protembed.errors import CorruptStore, fault_of_the_file_system
-from protembed.hdf5 import CHECKSUM, Place, checksum_of, create_contiguous, opened, writing
+from protembed.consistency import check_rows
+from protembed.errors import CorruptStore
+from protembed.hdf5 import Place, create_contiguous, writing
 from protembed.identity import Identity, chunk_name
-from protembed.layout import CHUNK_FORMAT, FORMAT_VERSION, is_per_residue, vector_names
+from protembed.layout import CHUNK_FORMAT, is_per_residue, vector_names
+from protembed.seals import check_seal, damage_named, opened, seal
 
 
 class RowVectors(NamedTuple):
@@ -64,7 +66,7 @@ def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVec
         assert (times_written == 1).all(), "a row is missing or came twice"
         with writing(temporary, "r+") as (file, _):
             file["flags"] = flags
-            _seal(file, content)
+            seal(file, _attributes(content))
 
 
 def _write_rows(descriptor: int, places: Dict[str, Place], offsets: np.ndarray, batch: RowVectors) -> None:
@@ -78,24 +80,14 @@ def _write_rows(descriptor: int, places: Dict[str, Place], offsets: np.ndarray, 
             places[name].write(descriptor, start, vectors[end - length : end])
 
 
-def _seal(file: h5py.File, content: ChunkContent) -> None:
-    for dataset in _datasets(file):
-        dataset.attrs[CHECKSUM] = checksum_of(dataset)
-    file.attrs.update(
+def _attributes(content: ChunkContent) -> Dict[str, str]:
+    return dict(
         format=CHUNK_FORMAT,
-        format_version=FORMAT_VERSION,
         identity=content.identity.as_json(),
         chunk=chunk_name(content.digests),
         provenance=json.dumps(content.provenance),
         failed=json.dumps({str(row): reason for row, reason in sorted(content.failed.items())}),
-        complete=1,
     )
-
-
-def _datasets(file: h5py.File) -> List[h5py.Dataset]:
-    found: List[h5py.Dataset] = []
-    file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-    return found
 
 
 class ChunkFile:
@@ -137,13 +129,10 @@ def open_chunk_file(path: Path) -> Iterator[ChunkFile]:
     CorruptStore says which dataset is damaged.
     """
     with opened(path, CHUNK_FORMAT) as file:
-        try:
-            for dataset in _datasets(file):
-                if dataset.attrs.get(CHECKSUM) != checksum_of(dataset):
-                    raise CorruptStore(f"{path.name}{dataset.name} was damaged after it was written; delete the file and resume")
+        with damage_named(path):
+            check_seal(file, path.name)
             chunk = ChunkFile(file)
-        except (KeyError, ValueError, OSError, RuntimeError) as error:
-            raise fault_of_the_file_system(error, path) or CorruptStore(f"{path.name} is damaged: {error}") from error
+            check_rows(file, len(chunk), vector_names(chunk.identity.repr_layers, chunk.identity.include), path.name)
         if chunk_name([digest.tobytes() for digest in chunk.digests]) != chunk.chunk:
             raise CorruptStore(f"{path.name} does not hold the sequences that its name {chunk.chunk} stands for")
         yield chunk

@@ -1,4 +1,4 @@
-"""Contiguous HDF5 datasets that are filled and read at disk speed, and checksums over them.
+"""Contiguous HDF5 datasets that are filled at disk speed.
 
 HDF5 has no journal: a file that is open for writing when its process dies can be unreadable. So every file of ours is
 written under a temporary name (atomic.replacing) and nothing is ever appended to a finished one. Nor does it survive a disk
@@ -6,7 +6,6 @@ that fails: see _Enduring.
 """
 
 import contextlib
-import hashlib
 import io
 import math
 import os
@@ -15,11 +14,6 @@ from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
-
-from protembed.errors import CorruptStore, fault_of_the_file_system, first_line
-
-BLOCK_BYTES = 16 << 20
-CHECKSUM = "sha256"  # attribute of a dataset
 
 
 class _Enduring(io.FileIO):
@@ -108,36 +102,3 @@ class Place(NamedTuple):
         while rest:
             written = os.pwrite(descriptor, rest, offset)
             rest, offset = rest[written:], offset + written
-
-
-def blocks_of(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
-    """The dataset in pieces of whole rows, about 16 MiB each."""
-    row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
-    step = max(1, BLOCK_BYTES // row_bytes)
-    for start in range(0, len(dataset), step):
-        yield dataset[start : start + step]
-
-
-def checksum_of(dataset: h5py.Dataset) -> str:
-    """SHA-256 over dtype, shape and bytes of a dataset of numbers, or over its strings one per line."""
-    digest = hashlib.sha256(f"{dataset.dtype.str}{dataset.shape}".encode())
-    for block in blocks_of(dataset):
-        digest.update(b"\n".join([*block.tolist(), b""]) if block.dtype.kind == "O" else np.ascontiguousarray(block).data)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
-    """Open one of our files for reading; CorruptStore when it is not one, or not a complete one."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise fault_of_the_file_system(error, path) or CorruptStore(
-            f"{path.name} cannot be read as HDF5 ({first_line(error)}); it is missing or torn"
-        ) from error
-    with file:
-        if file.attrs.get("format") != wanted_format:
-            raise CorruptStore(f"{path.name} is not a {wanted_format} file")
-        if file.attrs.get("complete") != 1:
-            raise CorruptStore(f"{path.name} was not finished by its writer")
-        yield file

@@ -7,7 +7,7 @@ thread counts and the text of our code do not belong. Standard library only.
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 # Raise this when a golden test shows that the numbers of an unchanged model and input have moved.
 NUMERICS = 1
@@ -33,6 +33,10 @@ class Identity:
     def digest(self) -> str:
         """32 hexadecimal digits (128 bits of SHA-256)."""
         return hashlib.sha256(self.as_json().encode()).hexdigest()[:32]
+
+    def as_attributes(self) -> Dict[str, object]:
+        """Every field, `identity` (the digest) and `recipe` (what from_json reads), for the attributes of a file."""
+        return {**asdict(self), "repr_layers": list(self.repr_layers), "include": list(self.include), "identity": self.digest, "recipe": self.as_json()}
 
     @classmethod
     def from_json(cls, text: str) -> "Identity":

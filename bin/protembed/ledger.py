@@ -1,9 +1,10 @@
 """ledger.tsv: what became of every record of the input, in its order. Standard library only."""
 
 from collections import Counter
-from typing import Iterable, NamedTuple
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, NamedTuple
 
-from protembed.errors import Incomplete
+from protembed.errors import BadInput, Incomplete
 from protembed.layout import Flag
 from protembed.records import RecordRow
 
@@ -59,3 +60,13 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
         first = f"{counts['wanted']} of {counts['records']} records have no vector{kept}; resume to try them again, or give --on_failure skip:"
         raise Incomplete("\n".join([first, *shown]))
     return Totals(counts, flags, residues)
+
+
+def read_ledger(path: Path) -> Iterator[Dict[str, str]]:
+    """Stream a ledger.tsv: column name -> text, line by line. BadInput when it is none."""
+    names = HEADER.rstrip("\n").split("\t")
+    with open(path, encoding="utf-8", newline="\n") as table:
+        if table.readline() != HEADER:
+            raise BadInput(f"{path} is not a ledger.tsv of this version")
+        for line in table:
+            yield dict(zip(names, line.rstrip("\n").split("\t")))

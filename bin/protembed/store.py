@@ -6,22 +6,22 @@
     /sha256        (N, 32) uint8  of the canonical sequence
     /offsets       (N + 1,) int64 embedded residues before each record, when per_tok is included
     /representations/<layer>/mean | bos (N, D)     /representations/<layer>/per_tok (offsets[N], D)
-    attrs: format, format_version, run attributes, content_sha256, complete = 1 (written last)
+    attrs: format, run attributes, and those of seals.py
 All datasets are contiguous and uncompressed: one row is one read, and numpy can map them.
 """
 
-import hashlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
 
 import h5py
 import numpy as np
 
 from protembed.atomic import replacing
-from protembed.errors import CorruptStore, fault_of_the_file_system
-from protembed.hdf5 import CHECKSUM, checksum_of, create_contiguous, opened, writing
-from protembed.layout import FORMAT, FORMAT_VERSION, is_per_residue
+from protembed.consistency import check_records
+from protembed.hdf5 import create_contiguous, writing
+from protembed.layout import FORMAT, is_per_residue
+from protembed.seals import check_seal, damage_named, opened, seal
 
 ROWS_READ_BACK = 65536
 
@@ -83,12 +83,7 @@ class EmbeddingsWriter:
     def finish(self, attributes: Dict[str, object]) -> None:
         """Write the attributes; `complete` comes last."""
         assert self._next == self._records, f"{self._next} records written of {self._records}"
-        for name in dataset_names(self._file):
-            self._file[name].attrs[CHECKSUM] = checksum_of(self._file[name])
-        self._file.attrs.update(attributes, format=FORMAT, format_version=FORMAT_VERSION)
-        self._file.attrs["content_sha256"] = content_sha256(self._file)
-        self._file.flush()
-        self._file.attrs["complete"] = 1
+        seal(self._file, dict(attributes, format=FORMAT))
 
 
 @contextmanager
@@ -101,32 +96,9 @@ def creating_embeddings(path: Path, records: int, residues: int, widths: Dict[st
         yield EmbeddingsWriter(file, raise_fault, records, residues, widths, store_dtype)
 
 
-def dataset_names(file: h5py.File) -> List[str]:
-    """The datasets of a file, sorted, each once: /embeddings is a second name of a dataset and not listed."""
-    names: List[str] = []
-    file.visititems_links(lambda name, link: names.append(name) if isinstance(file[name], h5py.Dataset) else None)
-    return sorted(set(names) - {"embeddings"})
-
-
-def content_sha256(file: h5py.File) -> str:
-    """One digest over ids and all datasets, from their checksums: equal for files that hold the same, whoever made them."""
-    lines = [f"{name} {file[name].attrs[CHECKSUM]}\n" for name in dataset_names(file)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def check_embeddings(path: Path) -> Dict[str, object]:
-    """Read a whole embeddings.h5 and return its attributes; CorruptStore says what is wrong with it."""
-    with opened(path, FORMAT) as file:
-        try:
-            for name in dataset_names(file):
-                if file[name].attrs.get(CHECKSUM) != checksum_of(file[name]):
-                    raise CorruptStore(f"{path.name}: dataset {name} was damaged after it was written")
-            records = len(file["sequence_ids"])
-            wrong = [name for name in ("lengths", "flags", "sha256") if len(file[name]) != records]
-            if wrong or file.attrs["n_embedded"] != records:
-                raise CorruptStore(f"{path.name}: {records} ids, but not as many rows in {', '.join(wrong) or 'n_embedded'}")
-            if file.attrs["content_sha256"] != content_sha256(file):
-                raise CorruptStore(f"{path.name}: content_sha256 is not that of its datasets")
-            return dict(file.attrs)
-        except (KeyError, OSError, RuntimeError) as error:
-            raise fault_of_the_file_system(error, path) or CorruptStore(f"{path.name} is damaged: {error}") from error
+    """Read a whole embeddings.h5 and return its attributes; CorruptStore, ForeignFile or Incomplete says what is wrong with it."""
+    with opened(path, FORMAT) as file, damage_named(path):
+        check_seal(file, path.name)
+        check_records(file, path.name)
+        return dict(file.attrs)
