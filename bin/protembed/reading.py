@@ -1,0 +1,166 @@
+"""Opening an embeddings.h5: vectors by id, by row or by slice, as numpy arrays or as a torch dataset.
+
+    from protembed import open_embeddings
+    with open_embeddings("results/embeddings.h5") as embeddings:
+        embeddings["P0AFK0"]                   # (D,) mean over residues, of the first layer that was asked for
+        embeddings[100:200], embeddings[["P0AFK0", "P31663"]]   # (rows, D)
+        embeddings.per_tok("P0AFK0", layer=33)                  # (residues, D)
+Needs h5py and numpy; torch only for as_torch. The file is mapped: what is not asked for is not read.
+"""
+
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Union
+
+import numpy as np
+
+from protembed.consistency import check_records
+from protembed.errors import CorruptStore
+from protembed.identity import Identity
+from protembed.layout import FORMAT, KINDS, is_per_residue, vector_name, vector_names
+from protembed.seals import check_seal, damage_named, opened
+
+# One id or row gives one record's vector; a slice, a list of ids, or a list or array of rows gives several.
+Which = Union[str, int, slice, Sequence[str], Sequence[int], np.ndarray]
+
+
+def open_embeddings(path: Union[str, Path], verify: bool = False) -> "Embeddings":
+    """Open a finished embeddings.h5 of format 1; it closes as a context manager or by close().
+
+    verify: read every byte first and compare checksums, as check_h5.py does. CorruptStore when the file is torn, unfinished or
+    none of ours; with verify also when it was changed, or is not consistent (then Incomplete and ForeignFile, too).
+    """
+    return Embeddings(Path(path), verify)
+
+
+class Embeddings:
+    """An open embeddings.h5. It may be handed to other processes, forked or spawned."""
+
+    def __init__(self, path: Path, verify: bool = False):
+        self.path = path
+        self._open = ExitStack()
+        try:
+            self._file = self._open.enter_context(opened(path, FORMAT))
+            with damage_named(path):
+                if verify:
+                    check_seal(self._file, path.name)
+                    check_records(self._file, path.name)
+                self.attributes: Dict[str, object] = dict(self._file.attrs)
+                self.identity = Identity.from_json(self.attributes["recipe"])
+                self.names = vector_names(self.identity.repr_layers, self.identity.include)
+                self._arrays = {name: self._mapped(name) for name in [*self.names, "lengths", "flags", "sha256"]}
+                self.offsets = self._file["offsets"][:] if "offsets" in self._file else None  # (N + 1,) int64 with per_tok
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Arrays that were handed out stay valid."""
+        self._open.close()
+
+    def __enter__(self) -> "Embeddings":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __reduce__(self):
+        return Embeddings, (self.path,)
+
+    def _mapped(self, name: str) -> np.ndarray:
+        dataset = self._file[name]
+        if dataset.size == 0 or dataset.id.get_offset() is None:  # stored in pieces, by another program
+            return dataset[:]
+        if dataset.id.get_offset() + dataset.nbytes > self.path.stat().st_size:
+            raise CorruptStore(f"{self.path.name} is torn: it ends within {name}")
+        return np.memmap(self.path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
+
+    @cached_property
+    def ids(self) -> List[str]:
+        """In the order of the rows. Read at first use, as is the table behind row_of: some 200 bytes per record."""
+        return self._file["sequence_ids"].asstr()[:].tolist()
+
+    @cached_property
+    def _row_of(self) -> Dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
+
+    def row_of(self, name: str) -> int:
+        """The row of an id; KeyError when there is none."""
+        if name not in self._row_of:
+            raise KeyError(f"{self.path.name} has no record {name!r}")
+        return self._row_of[name]
+
+    def __len__(self) -> int:
+        return len(self._arrays["lengths"])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._row_of
+
+    def __getitem__(self, which: Which) -> np.ndarray:
+        """The mean of the first layer: (D,) for one record, (rows, D) for several. KeyError, IndexError."""
+        return self.mean(which)
+
+    def mean(self, which: Which = slice(None), layer: Optional[int] = None) -> np.ndarray:
+        """Means over residues, (D,) or (rows, D), in the file's dtype; layer: as in fair-esm, the first of the file by default."""
+        return np.array(self.array("mean", layer)[self._rows(which)])
+
+    def bos(self, which: Which = slice(None), layer: Optional[int] = None) -> np.ndarray:
+        """Vectors of the BOS token, shaped as means are."""
+        return np.array(self.array("bos", layer)[self._rows(which)])
+
+    def per_tok(self, which: Which, layer: Optional[int] = None) -> Union[np.ndarray, List[np.ndarray]]:
+        """A vector per embedded residue: (residues, D) for one record, a list of those for several."""
+        array, rows = self.array("per_tok", layer), self._rows(which)
+        if isinstance(rows, int):
+            rows = range(len(self))[rows]  # negative ones count from the end
+            return np.array(array[self.offsets[rows] : self.offsets[rows + 1]])
+        return [np.array(array[self.offsets[row] : self.offsets[row + 1]]) for row in np.arange(len(self))[rows]]
+
+    def array(self, kind: str, layer: Optional[int] = None) -> np.ndarray:
+        """The mapped dataset of a kind (mean, bos, per_tok) and layer, read-only. KeyError says what the file has instead."""
+        name = vector_name(self.identity.repr_layers[0] if layer is None else layer, kind)
+        if kind not in KINDS or name not in self.names:
+            raise KeyError(f"{self.path.name} has no {name}; it has {', '.join(self.names)}")
+        return self._arrays[name]
+
+    def _rows(self, which: Which) -> Union[int, slice, np.ndarray]:
+        if isinstance(which, str):
+            return self.row_of(which)
+        if isinstance(which, (int, np.integer)):
+            return int(which)
+        if isinstance(which, slice):
+            return which
+        return np.array([self.row_of(item) if isinstance(item, str) else item for item in which], np.int64)
+
+    def as_torch(self, kind: str = "mean", layer: Optional[int] = None) -> "torch.utils.data.Dataset":  # noqa: F821
+        """A map-style dataset of (id, tensor): (D,) for mean and bos, (residues, D) for per_tok. Imports torch."""
+        from protembed.torch_dataset import EmbeddingDataset
+
+        return EmbeddingDataset(self, kind, layer)
+
+    # What the merge asks of chunk files, too.
+    @property
+    def digests(self) -> np.ndarray:
+        """(N, 32) uint8, SHA-256 of the canonical sequences."""
+        return self._arrays["sha256"]
+
+    @property
+    def flags(self) -> np.ndarray:
+        """(N,) uint8, sums of layout.Flag."""
+        return self._arrays["flags"]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int32, residues of the records before any cut."""
+        return self._arrays["lengths"]
+
+    def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), D) of a vector dataset, rows in any order and repeated as asked; all their residues for per_tok."""
+        if is_per_residue(name):
+            return np.concatenate([self._arrays[name][self.offsets[row] : self.offsets[row + 1]] for row in rows])
+        return self._arrays[name][rows]
+
+    def width(self, name: str) -> int:
+        """D of a vector dataset."""
+        return self._arrays[name].shape[1]
