@@ -8,6 +8,7 @@
  */
 
 include { anchorIn; checkedParameters; codeDigest; exportToTasks; isLocalModel } from './modules/parameters/main.nf'
+include { isAnswered } from './modules/help/main.nf'
 include { freshNotes; removeNotes } from './modules/progress/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
@@ -17,7 +18,10 @@ include { VERIFY_EMBEDDINGS } from './modules/verify_embeddings/main.nf'
 
 workflow {
     main:
-    chosen = checkedParameters(params, "${projectDir}/nextflow_schema.json")
+    if( isAnswered(params, "${projectDir}/nextflow_schema.json", workflow.manifest) ) {
+        return
+    }
+    chosen = checkedParameters(params, "${projectDir}/nextflow_schema.json", workflow.commandLine)
     code   = codeDigest("${projectDir}/bin")
     exportToTasks([
         PROTEMBED_DEVICE: chosen.device,

@@ -48,24 +48,6 @@ def test_bad_input_stops_before_any_embedding_with_its_lines_on_the_console(tmp_
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("parser", PARSERS)
-def test_wrong_parameters_stop_the_run_before_any_task_one_line_each(tmp_path, hostile_pt, parser):
-    wrong = {
-        ("--max_token", "5"): "--max_token is not a parameter; did you mean --max_tokens?",
-        ("--checkpoint-dir", "x"): "--checkpoint-dir is not a parameter; did you mean --checkpoint_dir?",
-        ("--max_residues", "ten"): "--max_residues must be a whole number, found 'ten'",
-        ("--max_tokens", "0"): "--max_tokens must be at least 16, found 0",
-        ("--dtype", "float23"): "--dtype must be one of auto, float32, float16, bfloat16; found 'float23', did you mean float32?",
-        ("--include", "mean,tokens"): "--include has the value 'mean,tokens'",
-        ("--keep_checkpoints", "maybe"): "--keep_checkpoints must be true or false, found 'maybe'",
-    }
-    run = run_pipeline(tmp_path, "--model", hostile_pt, *sum(wrong, ()), parser=parser, check=False)
-    assert run.code != 0
-    for line in [*wrong.values(), "--input is required"]:
-        assert run.output.count(line) == 1
-    assert not run.submitted()
-
-
 def test_an_input_that_does_not_exist_is_named_before_any_task(tmp_path, hostile_pt):
     run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--input", "nowhere.fasta", check=False)
     assert run.code != 0 and "nowhere.fasta" in run.output

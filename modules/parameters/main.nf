@@ -1,34 +1,42 @@
 /* What main.nf needs before the first task: checked parameters, the digest of our code, and the anchor files. */
 
+// The groups of nextflow_schema.json, in its order.
+def declaredGroups(schema_path) {
+    return new groovy.json.JsonSlurper().parse(file(schema_path))['$defs'].values().toList()
+}
+
 // Parameters as nextflow_schema.json declares them: unknown names, wrong types and values stop the run here.
 // Values from the command line are strings under the strict parser and guessed types under the old one; both are converted.
-def checkedParameters(given, schema_path) {
-    def schema = new groovy.json.JsonSlurper().parse(file(schema_path))
-    def known = schema['$defs'].values().collectEntries { group -> group.properties }
-    def required = schema['$defs'].values().collectMany { group -> group.required ?: [] }
-    def faults = given.keySet().findAll { name -> !known.containsKey(name) }.collect { name -> unknownName(name, known.keySet()) }
+def checkedParameters(given, schema_path, command) {
+    def groups = declaredGroups(schema_path)
+    def known = groups.collectEntries { group -> group.properties }
+    def required = groups.collectMany { group -> group.required ?: [] }
+    def faults = given.keySet().findAll { name -> !known.containsKey(name) }.collect { name -> unknownName(name, known, command) }
     faults += required.findAll { name -> given[name] == null }.collect { name -> "--${name} is required: ${known[name].description}" }
     def chosen = [:]
     known.each { name, rule ->
-        if( given[name] != null ) {
-            chosen[name] = converted(given[name], rule.type)
-            faults += faultsOf(name, chosen[name], given[name], rule)
-        }
-        else {
-            chosen[name] = null
-        }
+        chosen[name] = given[name] == null ? null : converted(given[name], rule.type)
+        faults += given[name] == null ? [] : faultsOf(name, chosen[name], given[name], rule)
     }
     if( faults ) {
-        error(faults.unique().sort().join('\n'))
+        error((faults.unique().sort() + ['nothing was run; --help lists all parameters, --help NAME explains one']).join('\n'))
     }
     return chosen
 }
 
-// Kebab-case and camelCase names are the same parameter to Nextflow, which then reports both spellings.
-def unknownName(name, known) {
-    def plain = name.replace('-', '_').replaceAll(/([a-z])([A-Z])/) { _all, low, high -> "${low}_${high.toLowerCase()}" }
-    def nearest = known.min { candidate -> distance(plain, candidate) }
-    return "--${name.replaceAll(/([a-z])([A-Z])/) { _all, low, high -> "${low}-${high.toLowerCase()}" }} is not a parameter; did you mean --${nearest}?"
+// Kebab-case and camelCase names are the same parameter to Nextflow, which may report both: say the one that was typed.
+def unknownName(name, known, command) {
+    def kebab = name.replaceAll(/([a-z])([A-Z])/) { _all, low, high -> "${low}-${high.toLowerCase()}" }
+    def typed = "--${command.contains("--${kebab}") ? kebab : name}"
+    if( kebab in ['resume', 'profile', 'params-file', 'work-dir', 'w', 'stub', 'stub-run', 'bg', 'with-docker', 'with-singularity', 'with-apptainer', 'with-report'] ) {
+        return "${typed} is not a parameter; did you mean -${kebab}? Nextflow's own options have one dash"
+    }
+    return "${typed} is not a parameter; did you mean --${nearestTo(kebab.replace('-', '_'), known)}?"
+}
+
+// The parameter whose name, or name in other programs (aliases), is the most like a word.
+def nearestTo(word, known) {
+    return known.entrySet().min { entry -> ([entry.key] + (entry.value.aliases ?: [])).collect { candidate -> distance(word, candidate) }.min() }.key
 }
 
 // Edits (insert, delete, replace, swap neighbours) between two words.
@@ -38,8 +46,8 @@ def distance(left, right) {
 
 def converted(value, type) {
     def text = value.toString()
-    if( type == 'integer' && text.isInteger() ) {
-        return text.toInteger()
+    if( type == 'integer' && text.isBigInteger() ) {
+        return text.isInteger() ? text.toInteger() : text.toBigInteger()
     }
     if( type == 'number' && text.isNumber() ) {
         return text.toBigDecimal()
@@ -52,6 +60,13 @@ def converted(value, type) {
 
 def faultsOf(name, value, given, rule) {
     def numeric = rule.type in ['integer', 'number']
+    def most = rule.maximum ?: (rule.type == 'integer' ? Integer.MAX_VALUE : null)
+    if( value == '' || (value == 'true' && (numeric || rule.type == 'string')) ) { // an option without a value is true to Nextflow
+        return ["--${name} needs a value: ${rule.description}"]
+    }
+    if( given instanceof Collection || given instanceof Map ) {
+        return ["--${name} must be one value, found ${given}; write a list as text with commas"]
+    }
     if( (numeric && !(value instanceof Number)) || (rule.type == 'boolean' && !(value instanceof Boolean)) ) {
         return ["--${name} must be ${[integer: 'a whole number', number: 'a number', boolean: 'true or false'][rule.type]}, found '${given}'"]
     }
@@ -64,6 +79,9 @@ def faultsOf(name, value, given, rule) {
     }
     if( rule.minimum != null && numeric && value < rule.minimum ) {
         return ["--${name} must be at least ${rule.minimum}, found ${value}"]
+    }
+    if( most != null && numeric && value > most ) {
+        return ["--${name} must be at most ${most}, found ${value}"]
     }
     return []
 }

@@ -1,0 +1,113 @@
+"""What a user types, and what comes back before anything is run."""
+
+import json
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.nextflow import PARSERS, basic, run_pipeline
+
+SCHEMA = json.loads((ROOT / "nextflow_schema.json").read_text())
+GROUPS = SCHEMA["$defs"]
+both_parsers = pytest.mark.parametrize("parser", PARSERS)
+
+# What was typed -> what is said of it: a wrong name, one of another program's, two spellings, Nextflow's own with two dashes, and
+# for each kind of value a wrong one, one out of range, and none.
+WRONG = {
+    ("--max_token", "5"): "--max_token is not a parameter; did you mean --max_tokens?",
+    ("--toks_per_batch", "5"): "--toks_per_batch is not a parameter; did you mean --max_tokens?",
+    ("--checkpoint-dir", "x"): "--checkpoint-dir is not a parameter; did you mean --checkpoint_dir?",
+    ("--storeDtype", "float16"): "--storeDtype is not a parameter; did you mean --store_dtype?",
+    ("--resume",): "--resume is not a parameter; did you mean -resume? Nextflow's own options have one dash",
+    ("--chunk_residues", "ten"): "--chunk_residues must be a whole number, found 'ten'",
+    ("--verify", "2.5"): "--verify must be a whole number, found '2.5'",
+    ("--max_tokens", "0"): "--max_tokens must be at least 16, found 0",
+    ("--max_residues", "99999999999"): "--max_residues must be at most 2147483647, found 99999999999",
+    ("--checkpoint_seconds", "soon"): "--checkpoint_seconds must be a number, found 'soon'",
+    ("--dtype", "float23"): "--dtype must be one of auto, float32, float16, bfloat16; found 'float23', did you mean float32?",
+    ("--include", "mean,tokens"): "--include has the value 'mean,tokens'",
+    ("--keep_checkpoints", "yes"): "--keep_checkpoints must be true or false, found 'yes'",
+    ("--gpus",): "--gpus needs a value: ",
+    ("--account", ""): "--account needs a value: ",
+}
+
+
+@pytest.mark.nextflow
+@both_parsers
+def test_wrong_parameters_stop_the_run_before_any_task_one_line_each(tmp_path, hostile_pt, parser):
+    run = run_pipeline(tmp_path, "--model", hostile_pt, *sum(WRONG, ()), parser=parser, check=False)
+    assert run.code != 0
+    for line in [*WRONG.values(), "--input is required"]:
+        assert run.output.count(line) == 1, line
+    assert not run.submitted() and not (tmp_path / "work" / "checkpoints").exists()
+
+
+@pytest.mark.nextflow
+@both_parsers
+def test_help_lists_every_parameter_in_its_group_with_its_default_and_runs_nothing(tmp_path, parser):
+    run = run_pipeline(tmp_path, "--help", parser=parser)
+    page = [*map(run.output.find, (f"{group['title']}. {group['description']}" for group in GROUPS.values())), len(run.output)]
+    assert page == sorted(page) and page[0] > 0
+    for group, start, end in zip(GROUPS.values(), page, page[1:]):
+        for name, rule in group["properties"].items():
+            section = " ".join(run.output[start:end].split())
+            assert f" --{name} {rule['description']}" in section
+            assert "default" not in rule or f"[{json.dumps(rule['default'])}]".replace('"', "") in section
+    assert "\x1b" not in run.output  # no colours but on a terminal
+    assert not (tmp_path / "work" / "checkpoints").exists() and "input is required" not in run.output
+
+
+@pytest.mark.nextflow
+def test_help_of_one_parameter_says_all_of_it_and_of_a_wrong_one_the_nearest(tmp_path):
+    said = run_pipeline(tmp_path, "--help", "max_tokens").output
+    rule = GROUPS["running"]["properties"]["max_tokens"]
+    assert "--max_tokens  (Running; whole number; at least 16)" in said
+    assert rule["description"] in " ".join(said.split()) and rule["help_text"] in " ".join(said.split())
+    assert "--dtype" not in said
+    assert "did you mean --duplicate_ids?" in run_pipeline(tmp_path, "--help", "duplicated_id", parser="v2").output
+
+
+@pytest.mark.nextflow
+def test_the_version_is_the_manifests(tmp_path):
+    from protembed import __version__
+
+    assert f"protembed {__version__}, Nextflow 2" in run_pipeline(tmp_path, "--version").output
+
+
+@pytest.mark.nextflow
+@pytest.mark.parametrize("form, parser", zip(["yml", "json"], PARSERS))
+def test_a_file_of_parameters_reaches_the_tasks_with_its_types(tmp_path, hostile_pt, form, parser):
+    given = dict(checkpoint_seconds=7, keep_checkpoints=True, repr_layers=2, dtype="bfloat16", verify=3)
+    text = json.dumps(given) if form == "json" else "".join(f"{name}: {str(value).lower()}\n" for name, value in given.items())
+    (tmp_path / f"params.{form}").write_text(text)
+    run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-params-file", f"params.{form}", "-stub-run", parser=parser)
+    launchers = "".join(path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run"))
+    assert 'PROTEMBED_CHECKPOINT_SECONDS="7"' in launchers and 'PROTEMBED_KEEP_CHECKPOINTS="true"' in launchers
+
+
+@pytest.mark.nextflow
+def test_faults_in_a_file_of_parameters_are_named_as_on_the_command_line(tmp_path):
+    (tmp_path / "params.yml").write_text("input: [a.fasta, b.fasta]\nmaxTokens: 5\nverify: many\nkeep_checkpoints: 1\n")
+    run = run_pipeline(tmp_path, "-params-file", "params.yml", check=False)
+    assert run.code != 0 and not run.submitted()
+    assert "--input must be one value, found [a.fasta, b.fasta]; write a list as text with commas" in run.output
+    assert "--maxTokens is not a parameter; did you mean --max_tokens?" in run.output
+    assert "--verify must be a whole number, found 'many'" in run.output
+    assert "--keep_checkpoints must be true or false, found '1'" in run.output
+
+
+def test_the_schema_has_the_form_that_nf_core_and_launchers_read():
+    """What `nf-core pipelines schema lint` (4.2.1) checks and can be checked without it; docs/development.md has its outcome."""
+    manifest = (ROOT / "nextflow.config").read_text()
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert SCHEMA["$id"].endswith("/protembed/main/nextflow_schema.json") and SCHEMA["title"] == "protembed pipeline parameters"
+    assert f"description     = '{SCHEMA['description']}'" in manifest
+    assert [part["$ref"] for part in SCHEMA["allOf"]] == [f"#/$defs/{name}" for name in GROUPS]
+    assert "input" in GROUPS["input_output_options"]["required"]
+    names = [name for group in GROUPS.values() for name in group["properties"]]
+    assert len(names) == len(set(names))
+    for group in GROUPS.values():
+        assert group["type"] == "object" and group["title"] and group["description"] and group["fa_icon"].startswith("fas fa-")
+        for name, rule in group["properties"].items():
+            assert rule["fa_icon"].startswith("fas fa-") and rule["description"].endswith("."), name
+            assert "enum" not in rule or "default" not in rule or rule["default"] in rule["enum"], name
