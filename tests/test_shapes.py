@@ -2,7 +2,7 @@
 
 import pytest
 
-from protembed.chunking import chunk_residues_for
+from protembed.borders import chunk_residues_for
 from protembed.shapes import DEVICES, LOADS_PER_CHUNK, LONGEST_CHUNK, MOST_BYTES, READING, SHAPES, bounds_of_chunks, guessed_shape
 
 

@@ -8,125 +8,163 @@ checkpoints (content-defined chunking; Muthitacharoen et al. 2001, LBFS).
 
 import contextlib
 from array import array
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import IO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
 
 from protembed.atomic import replacing
+from protembed.borders import are_borders
+from protembed.first_seen import FirstSeen
 from protembed.identity import chunk_name
 from protembed.layout import Flag
-from protembed.records import NOTHING, RecordRow
+from protembed.proteins import digests_of
+from protembed.records import NOTHING, CheckedRecords, table_of
 from protembed.sampling import Sampler
 
-CHUNKS_AIMED_AT = 32  # unless that makes them too short to repay their start, or too long
-COMPRESSED = {".gz": 1.7, ".bz2": 1.9, ".zst": 1.8}  # residues per byte of a compressed proteome, measured on UniProt's
-
-
-def chunk_residues_for(paths: Sequence[Path], least: int, most: int) -> int:
-    """Residues per chunk for an input of this size: a power of two, so that a growing input keeps its borders for long.
-
-    The first that is not below `least`, unless that is above `most`.
-    """
-    letters = sum(path.stat().st_size * COMPRESSED.get(path.suffix, 1.0) for path in paths if path.exists())
-    smallest, largest = 1 << (least - 1).bit_length(), 1 << (most.bit_length() - 1)
-    return min(largest, max(smallest, 1 << (int(letters / CHUNKS_AIMED_AT) | 1).bit_length() - 1))
-
-
-def is_border(digest: bytes, cost: int, aim: int) -> bool:
-    """Whether a sequence wants a border behind it: chance cost / (aim / 2), decided by its digest."""
-    return int.from_bytes(digest[:8], "big") * (aim // 2) < cost << 64
+OPEN = "\0"  # in a waiting line, where the name of the open chunk will stand; no id and no note has this letter
 
 
 @contextlib.contextmanager
-def writing_chunks(outdir: Path, aim: int, cost: Callable[[int], int], sampler: Sampler) -> Iterator["ChunkWriter"]:
+def writing_chunks(outdir: Path, aim: int, cost: Callable[[np.ndarray], np.ndarray], sampler: Sampler) -> Iterator["ChunkWriter"]:
     """Yield a ChunkWriter for `outdir`; records.tsv appears there only when the block ends well. `sampler` sees every sequence."""
     folder = outdir / "chunks"
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("chunk_*.fasta"):  # of a killed attempt in this very folder (a requeued job)
         leftover.unlink()
-    with replacing(outdir / "records.tsv") as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table:
-        writer = ChunkWriter(folder, table, aim, cost, sampler)
+    with replacing(outdir / "records.tsv") as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table, ThreadPoolExecutor(1) as beside:
+        writer = ChunkWriter(folder, table, aim, cost, sampler, beside)
         yield writer
         writer.finish()
+
+
+class _Judged(NamedTuple):
+    """What the sequences of some records tell, (n,) each. Of a record that is left out: zeros, number -1, False."""
+
+    digests: np.ndarray  # (n, 32) uint8
+    costs: np.ndarray  # int64; 0 where not new
+    numbers: np.ndarray  # int64: of the first record with this sequence, counted among those that have one
+    new: np.ndarray  # bool: that is this record itself
+    borders: np.ndarray  # bool: wants a border behind it
 
 
 class ChunkWriter:
     """Takes records in input order, writes each different sequence once, and holds one open chunk at a time.
 
     A chunk ends after half of `aim` at the earliest and before twice of it is exceeded, unless one sequence alone costs more.
-    cost: of a sequence of this length, in the unit of `aim`. Memory: some 300 bytes per record.
+    cost: of sequences of these lengths, in the unit of `aim`. beside: writes a chunk while the next one fills.
+    Memory: 50 bytes and the id per record, and the text of two chunks.
     """
 
-    def __init__(self, folder: Path, table: IO[str], aim: int, cost: Callable[[int], int], sampler: Sampler):
-        self.folder, self.table, self.aim, self._cost, self._sampler = folder, table, aim, cost, sampler
-        self._number_of: Dict[bytes, int] = {}  # digest -> number of the unique sequence
-        self._chunk_of, self._row_of = array("L"), array("L")  # per unique sequence: chunk number, row
-        self._first_id: List[str] = []  # per unique sequence: the record that brought it
-        self._chunk_names: List[str] = []  # per finished chunk
-        self._sequences: List[str] = []  # of the open chunk
-        self._digests: List[bytes] = []
-        self._open_residues = self._open_cost = 0
-        self._waiting: List[Tuple[str, int, str, int, Flag, str]] = []  # records until the open chunk has its name
+    def __init__(self, folder: Path, table: IO[str], aim: int, cost: Callable[[np.ndarray], np.ndarray], sampler: Sampler, beside: Executor):
+        self.folder, self.table, self.aim, self._cost, self._sampler, self._beside = folder, table, aim, cost, sampler, beside
+        self._seen = FirstSeen()  # digests
+        self._chunk_of, self._row_of = array("i"), array("i")  # per number
+        self._ids, self._id_ends = bytearray(), array("q", [0])  # per number
+        self._fasta: List[str] = []  # of the open chunk
+        self._digests = bytearray()  # of the open chunk
+        self._waiting: List[str] = []  # lines of the table
+        self._open_cost = self._open_residues = 0
+        self._written: Optional[Future] = None  # the chunk before
+        self.names: List[str] = []  # of finished chunks
         self.totals: Dict[str, int] = dict(records=0, sequences=0, residues=0, chunks=0, duplicates=0, skipped=0)
         self.sizes: Dict[str, Tuple[int, int]] = {}  # per chunk: sequences, residues
 
-    def add(self, name: str, sequence: str, digest: bytes, flags: Flag, note: str) -> None:
-        """One record with a usable sequence."""
-        number = self._number_of.get(digest)
-        if number is None:
-            number = self._add_unique(name, sequence, digest)
-        else:
-            flags |= Flag.DUPLICATE
-            note = "; ".join(filter(None, [note, f"same sequence as {self._first_id[number]}"]))
-            self.totals["duplicates"] += 1
-        self._wait((name, len(sequence), digest.hex(), number, flags, note))
-        if self._open_cost >= self.aim // 2 and is_border(digest, self._cost(len(sequence)), self.aim):
-            self._close_chunk()
-
-    def skip(self, name: str, residues: int, reason: str) -> None:
-        """One record that will have no vector."""
-        self.totals["skipped"] += 1
-        self._wait((name, residues, NOTHING, -1, Flag(0), reason))
+    def add(self, records: CheckedRecords) -> None:
+        """The next records; those without a sequence get their line in the table and no row."""
+        judged = self._judge(records)
+        place, count, skipped = 0, len(records.ids), int((judged.numbers < 0).sum())
+        self.totals["records"] += count
+        self.totals["skipped"] += skipped
+        self.totals["duplicates"] += count - skipped - int(judged.new.sum())
+        while place < count:
+            stop = self._end(judged, place)
+            self._take(records, judged, slice(place, min(stop, count)))
+            if stop <= count:
+                self._close_chunk()
+            place = stop
 
     def finish(self) -> None:
-        """Close the last chunk; every record is in the table."""
+        """Close the last chunk; every chunk is on the disk and every record in the table."""
         self._close_chunk()
+        if self._written:
+            self._written.result()
 
-    def _wait(self, row: Tuple[str, int, str, int, Flag, str]) -> None:
-        self.totals["records"] += 1
-        self._waiting.append(row)
+    def _judge(self, records: CheckedRecords) -> _Judged:
+        used, start = np.array(list(map(bool, records.sequences))), len(self._seen)
+        digests, numbers = np.zeros((len(used), 32), np.uint8), np.full(len(used), -1)
+        digests[used] = np.frombuffer(digests_of(filter(None, records.sequences)), np.uint8).reshape(-1, 32)
+        numbers[used] = self._seen.add(digests[used, :16].copy().view(np.uint64))
+        new = np.zeros(len(used), bool)
+        new[used] = numbers[used] == np.arange(start, len(self._seen))
+        ids = "".join([f"{name}\n" for name, sequence in zip(records.ids, records.sequences) if sequence]).encode()
+        self._id_ends.frombytes((len(self._ids) + 1 + np.flatnonzero(np.frombuffer(ids, np.uint8) == ord("\n"))).tobytes())
+        self._ids += ids
+        costs = np.where(used, self._cost(np.array(records.residues)), 0)
+        return _Judged(digests, costs * new, numbers, new, are_borders(digests, costs, self.aim) & used)
 
-    def _add_unique(self, name: str, sequence: str, digest: bytes) -> int:
-        cost = self._cost(len(sequence))
-        if self._sequences and self._open_cost + cost > 2 * self.aim:
-            self._close_chunk()
-        number = self._number_of[digest] = len(self._first_id)
-        self._first_id.append(name)
-        self._chunk_of.append(len(self._chunk_names))
-        self._row_of.append(len(self._sequences))
-        self._sequences.append(sequence)
-        self._digests.append(digest)
-        self._open_residues += len(sequence)
-        self._open_cost += cost
-        self.totals["sequences"] += 1
-        self.totals["residues"] += len(sequence)
-        return number
+    def _end(self, judged: _Judged, place: int) -> int:
+        """Where the open chunk ends if the records from `place` on are added to it; beyond their end: not among them."""
+        costs = self._open_cost + np.cumsum(judged.costs[place:])
+        too_much = np.flatnonzero(judged.new[place:] & (costs > 2 * self.aim))
+        if not self._digests and len(too_much) and not judged.new[place : place + too_much[0]].any():
+            too_much = too_much[1:]  # the first in a chunk is never too much
+        borders = np.flatnonzero(judged.borders[place:] & (costs >= self.aim // 2)) + 1
+        return place + int(min([*too_much[:1], *borders[:1], len(costs) + 1]))
+
+    def _take(self, records: CheckedRecords, judged: _Judged, some: slice) -> None:
+        """Put some records into the open chunk, and their lines among those that wait for its name."""
+        new, numbers = judged.new[some], judged.numbers[some]
+        rows = (len(self._digests) // 32 - 1 + np.cumsum(new)).astype(np.int32)
+        self._row_of.frombytes(rows[numbers >= 0].tobytes())
+        self._chunk_of.frombytes(np.full(int((numbers >= 0).sum()), len(self.names), np.int32).tobytes())
+        rows = rows.tolist()
+        hexadecimal = judged.digests[some].tobytes().hex()
+        digests, chunks = [hexadecimal[at : at + 64] for at in range(0, len(hexadecimal), 64)], [OPEN] * len(new)
+        records = CheckedRecords(*(column[some] for column in records))
+        self._fill(records, judged, some, digests)
+        for at in np.flatnonzero(~new).tolist():
+            if numbers[at] < 0:
+                digests[at], chunks[at], rows[at] = NOTHING, NOTHING, -1
+            else:
+                chunks[at], rows[at], first = self._where(int(numbers[at]))
+                records.flags[at] |= int(Flag.DUPLICATE)
+                records.notes[at] = "; ".join(filter(None, [records.notes[at], f"same sequence as {first}"]))
+        self._waiting.append(table_of(zip(records.ids, records.residues, digests, chunks, rows, records.flags, records.notes, records.samples)))
+
+    def _fill(self, records: CheckedRecords, judged: _Judged, some: slice, digests: List[str]) -> None:
+        new, lengths = judged.new[some], np.array(records.residues)
+        for at in np.flatnonzero(new & self._sampler.may_want(judged.digests[some], lengths)).tolist():
+            self._sampler.add(judged.digests[some][at].tobytes(), records.sequences[at], len(self.names))
+        self._fasta.append("".join([f">{digest}\n{sequence}\n" for digest, sequence, own in zip(digests, records.sequences, new.tolist()) if own]))
+        self._digests += judged.digests[some][new].tobytes()
+        self._open_cost += int(judged.costs[some].sum())
+        self._open_residues += int(lengths[new].sum())
+
+    def _where(self, number: int) -> Tuple[str, int, str]:
+        """(chunk, row, id of the first record with it) of a sequence."""
+        chunk = self._chunk_of[number]
+        first = self._ids[self._id_ends[number] : self._id_ends[number + 1] - 1].decode()
+        return OPEN if chunk == len(self.names) else self.names[chunk], self._row_of[number], first
 
     def _close_chunk(self) -> None:
-        if self._sequences:
-            name = chunk_name(self._digests)
-            with replacing(self.folder / f"{name}.fasta") as temporary, open(temporary, "w", encoding="ascii") as fasta:
-                fasta.writelines(f">{digest.hex()}\n{sequence}\n" for digest, sequence in zip(self._digests, self._sequences))
-            self._chunk_names.append(name)
-            self.sizes[name] = len(self._sequences), self._open_residues
-            for digest, sequence in zip(self._digests, self._sequences):
-                self._sampler.add(digest, sequence, name)
+        if self._digests:
+            name = chunk_name([self._digests])
+            if self._written:
+                self._written.result()
+            self._written = self._beside.submit(_write_fasta, self.folder / f"{name}.fasta", self._fasta)
+            self.names.append(name)
+            self.sizes[name] = len(self._digests) // 32, self._open_residues
             self.totals["chunks"] += 1
-        self._sequences, self._digests, self._open_residues, self._open_cost = [], [], 0, 0
-        self.table.writelines(map(self._line, self._waiting))
-        self._waiting = []
+            self.totals["sequences"] += len(self._digests) // 32
+            self.totals["residues"] += self._open_residues
+            self._waiting = [lines.replace(OPEN, name) for lines in self._waiting]
+        self.table.writelines(self._waiting)
+        self._waiting, self._fasta, self._digests = [], [], bytearray()
+        self._open_cost = self._open_residues = 0
 
-    def _line(self, row: Tuple[str, int, str, int, Flag, str]) -> str:
-        name, residues, digest, number, flags, note = row
-        chunk = self._chunk_names[self._chunk_of[number]] if number >= 0 else NOTHING
-        place = self._row_of[number] if number >= 0 else -1
-        return RecordRow(name, residues, digest, chunk, place, flags, note).as_line()
+
+def _write_fasta(path: Path, records: List[str]) -> None:
+    with replacing(path) as temporary, open(temporary, "w", encoding="ascii") as fasta:
+        fasta.writelines(records)

@@ -1,11 +1,22 @@
 """records.tsv: for every record of the input, in its order, the chunk and row of its vector. Standard library only."""
 
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Iterator, List, NamedTuple
 
 from protembed.layout import Flag
 
 NOTHING = "-"  # in place of the digest and chunk of a record that is left out
+
+
+class CheckedRecords(NamedTuple):
+    """Consecutive records after the policies, as lists of equal length."""
+
+    ids: List[str]
+    sequences: List[str]  # canonical, all letters in the alphabet; empty: this record is left out
+    residues: List[int]  # of the record, also where it is left out
+    flags: List[int]
+    notes: List[str]
+    samples: List[str]
 
 
 class RecordRow(NamedTuple):
@@ -18,15 +29,19 @@ class RecordRow(NamedTuple):
     row: int
     flags: Flag
     note: str
+    sample: str = ""  # of a samplesheet; empty without one
 
-    def as_line(self) -> str:
-        """As it stands in the table."""
-        return f"{self.id}\t{self.residues}\t{self.sha256}\t{self.chunk}\t{self.row}\t{int(self.flags)}\t{self.note}\n"
+
+def table_of(rows: "zip[tuple]") -> str:
+    """The lines of some rows, each a tuple of RecordRow's fields."""
+    return "".join(
+        [f"{name}\t{residues}\t{digest}\t{chunk}\t{row}\t{flags}\t{note}\t{sample}\n" for name, residues, digest, chunk, row, flags, note, sample in rows]
+    )
 
 
 def read_records(path: Path) -> Iterator[RecordRow]:
     """Stream records.tsv in input order."""
     with open(path, encoding="utf-8", newline="\n") as table:
         for line in table:
-            name, residues, digest, chunk, row, flags, note = line.rstrip("\n").split("\t")
-            yield RecordRow(name, int(residues), digest, chunk, int(row), Flag(int(flags)), note)
+            name, residues, digest, chunk, row, flags, note, sample = line.rstrip("\n").split("\t")
+            yield RecordRow(name, int(residues), digest, chunk, int(row), Flag(int(flags)), note, sample)

@@ -1,0 +1,121 @@
+"""The text of FASTA files, plain or compressed: titles and residues, many records at a time. Knows nothing of proteins.
+
+The records are Biopython's (SimpleFastaParser). Lines are not counted while all is well: whoever finds a fault asks
+header_lines() for its line, which reads the file again.
+"""
+
+import bz2
+import contextlib
+import gzip
+import io
+import zlib
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Collection, Dict, Iterator, List, Tuple
+
+import zstandard
+from Bio.SeqIO.FastaIO import SimpleFastaParser
+
+from protembed.errors import BadInput
+
+BLOCK_RECORDS = 2048
+_GZIP, _BZIP2, _ZSTANDARD = b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd"
+
+
+def read_blocks(path: Path) -> Iterator[Tuple[List[str], List[str]]]:
+    """Yield (titles, residues) of up to BLOCK_RECORDS records: headers without `>`, residues without line ends.
+
+    BadInput when the file is missing, empty, cut off, not text, or has text before its first `>`.
+    """
+    path = Path(path)
+    try:
+        with open_text(path) as handle:
+            records = SimpleFastaParser(chain([_first_header(handle, path.name)], handle))
+            while block := list(islice(records, BLOCK_RECORDS)):
+                titles, residues = zip(*block)
+                yield list(titles), list(residues)
+    except FileNotFoundError:
+        raise BadInput(f"{path.name}: no such file") from None
+    except (EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise BadInput(f"{path.name}: compressed file ends early after line {_readable_lines(path)} ({error}); copy it again") from error
+    except OSError as error:  # gzip.BadGzipFile is one
+        raise BadInput(f"{path.name}: cannot be read after line {_readable_lines(path)}: {error}") from error
+
+
+def header_lines(path: Path, wanted: Collection[int]) -> Dict[int, int]:
+    """Record -> line of its header, both counted as in the file: records from 0, lines from 1."""
+    found: Dict[int, int] = {}
+    record = -1
+    with open_text(Path(path)) as handle:
+        for number, line in enumerate(handle, 1):
+            record += line.startswith(">")
+            if record in wanted:
+                found.setdefault(record, number)
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a text file for reading; its first bytes tell what it is compressed with, and any line ending counts as one.
+
+    A byte order mark is skipped. Bytes that are not UTF-8 become surrogates, which no id and no sequence may have.
+    """
+    with open(path, "rb") as handle:
+        start = handle.read(4)
+    if start.startswith(_GZIP):
+        raw = gzip.open(path)  # noqa: SIM115
+    elif start.startswith(_BZIP2):
+        raw = bz2.open(path)  # noqa: SIM115
+    elif start == _ZSTANDARD:
+        raw = io.BufferedReader(_ZstandardFrames(path), 1 << 20)
+    else:
+        raw = open(path, "rb", buffering=1 << 20)  # noqa: SIM115
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape")
+
+
+def _first_header(handle: IO[str], name: str) -> str:
+    for number, line in enumerate(handle, 1):
+        if line.startswith(">"):
+            return line
+        if line.strip():
+            raise BadInput(f"{name}:{number}: expected a header that starts with '>', found {line.strip()[:40]!r}; is this a protein FASTA file?")
+    raise BadInput(f"{name}: no records; the file is empty")
+
+
+def _readable_lines(path: Path) -> int:
+    lines = 0
+    with contextlib.suppress(EOFError, zlib.error, zstandard.ZstdError, OSError), open_text(path) as handle:
+        for _ in handle:
+            lines += 1
+    return lines
+
+
+class _ZstandardFrames(io.RawIOBase):
+    """The content of all frames of a file. EOFError where it is cut off: zstandard's own reader takes any end for the end."""
+
+    def __init__(self, path: Path):
+        self._file = open(path, "rb")  # noqa: SIM115
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._content = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._content:
+            compressed = self._frame.unused_data or self._file.read(1 << 14)
+            if not compressed and self._frame.eof:
+                return 0
+            if not compressed:
+                raise EOFError("the last frame has no end")
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._content = memoryview(self._frame.decompress(compressed))
+        count = min(len(buffer), len(self._content))
+        buffer[:count], self._content = self._content[:count], self._content[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
