@@ -95,6 +95,7 @@ def chunkSize(chosen, model_file) {
         'model-bytes': model_file ? model_file[0].size() : 0,
         'device': chosen.device,
         'max-residues': chosen.long_sequences == 'full' ? 0 : chosen.max_residues,
+        'long-sequences': chosen.long_sequences,
         'residue-vectors': 'per_tok' in chosen.include.tokenize(',') ? chosen.repr_layers.tokenize(',').size() : 0,
     ]
 }
@@ -105,8 +106,9 @@ def closingWords(summary, metrics, outdir) {
     def tasks = metrics.collect { path -> json.parse(path) }
     def seconds = tasks.sum { task -> task.embed_seconds }
     def rate = seconds ? tasks.sum { task -> task.tokens } / seconds : 0
+    def windowed = run.flags.windowed ? ", ${run.flags.windowed} in windows" : ''
     def lines = [
-        "${run.n_embedded} of ${run.n_records} records embedded (${run.flags.duplicate} repeat another sequence, ${run.flags.truncated} truncated), ${run.n_skipped} skipped",
+        "${run.n_embedded} of ${run.n_records} records embedded (${run.flags.duplicate} repeat another sequence, ${run.flags.truncated} truncated${windowed}), ${run.n_skipped} skipped",
         "${tasks.sum { task -> task.computed }} sequences computed, ${tasks.sum { task -> task.reused }} from checkpoints; ${rate as long} tokens/s per task",
     ]
     if( run.verify ) {

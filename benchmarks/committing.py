@@ -107,7 +107,7 @@ class Worker:
 
     def measured(self, sequences: Sequence[str], folder: Path) -> Dict[str, float]:
         """One run over all sequences, and a look at what it left."""
-        embedder = Embedder(sequences, self.engine.begin, None, self.max_tokens)
+        embedder = Embedder(list(map(len, sequences)), lambda rows: self.engine.begin([sequences[row] for row in rows]), None, self.max_tokens)
         found: Dict[str, float] = {}
         peak = peak_resident(lambda: found.update(self.off(embedder) if self.interval is None else self.on(embedder, folder)))
         found.update(peak_resident_bytes=peak, tokens=embedder.tokens, packs=len(embedder.packs))

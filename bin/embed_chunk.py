@@ -30,9 +30,12 @@ from protembed.embedding import Embedder
 from protembed.errors import BadOption, Incomplete, Transient
 from protembed.esm2 import PackedESM2, default_max_tokens, resolve_layers, usable_device
 from protembed.identity import Identity, chunk_name
-from protembed.layout import KINDS, Flag, failures_path
+from protembed.layout import KINDS, failures_path
 from protembed.proteins import digest_of, read_fasta
+from protembed.stitching import Stitcher, shares
+from protembed.underway import Underway
 from protembed.weights import Description, load_esm2
+from protembed.windows import POLICIES, Pieces
 
 SECONDS_BETWEEN_LINES = 10  # of progress on stderr
 
@@ -49,8 +52,8 @@ class Options:
         default="auto",
         metadata=dict(choices=["auto", "float32", "float16", "bfloat16"], help="of the matrix products; auto: float32 on CPU, float16 on GPU (default: auto)"),
     )
-    long_sequences: str = field(default="truncate", metadata=dict(choices=["error", "truncate", "full"], help="beyond max-residues (default: truncate)"))
-    max_residues: int = field(default=1022, metadata=dict(help="residues that are embedded of a long sequence (default: 1022)"))
+    long_sequences: str = field(default="truncate", metadata=dict(choices=POLICIES, help="beyond max-residues (default: truncate)"))
+    max_residues: int = field(default=1022, metadata=dict(help="residues that are embedded of a long sequence, or at once (default: 1022)"))
     on_failure: str = field(
         default="error",
         metadata=dict(choices=["error", "skip"], help="a sequence that cannot be embedded: exit 69 when all others are kept, or go on (default: error)"),
@@ -71,17 +74,14 @@ class Options:
 
 
 class Chunk:
-    """The rows of a chunk: what stands in the FASTA, and what the model gets to see of it."""
+    """The rows of a chunk as they stand in the FASTA, and the pieces that the model gets to see: passes and checkpoints take those."""
 
     def __init__(self, options: Options):
-        whole = [record.sequence for record in read_fasta(Path(options.fasta))]
-        limit = None if options.long_sequences == "full" else options.max_residues
-        self.digests = [digest_of(sequence) for sequence in whole]
+        sequences = [record.sequence for record in read_fasta(Path(options.fasta))]
+        self.digests = [digest_of(sequence) for sequence in sequences]
         self.name = chunk_name(self.digests)
-        self.seen = [sequence[:limit] for sequence in whole]
-        flags = [Flag.TRUNCATED if len(sequence) > len(seen) else Flag(0) for sequence, seen in zip(whole, self.seen)]
-        self.flags = torch.tensor(flags, dtype=torch.uint8)
-        self.residues = [len(sequence) for sequence in self.seen]
+        self.pieces = Pieces(sequences, options.long_sequences, options.max_residues)
+        self.flags = torch.tensor([self.pieces.flag(number) for number in range(len(self.pieces))], dtype=torch.uint8)
 
 
 class Recipe:
@@ -103,10 +103,15 @@ class Recipe:
         model = load_esm2(self.folder / "model.pt")
         return PackedESM2(model, self.identity.repr_layers, self.identity.include, getattr(torch, dtype), self.device)
 
-    def embedder(self, sequences: List[str], max_tokens: int) -> Embedder:
-        """Loads the model at the first forward pass."""
-        embed_fp32 = None if self.dtype == "float32" else lambda pack: self.engine("float32").embed(pack)
-        return Embedder(sequences, lambda pack: self.engine(self.dtype).begin(pack), embed_fp32, max_tokens or default_max_tokens(self.device, self.width))
+    def embedder(self, chunk: Chunk, max_tokens: int) -> Embedder:
+        """Of the chunk's pieces. Loads the model at the first forward pass."""
+
+        def begin(dtype: str, numbers: List[int]) -> Underway:
+            return self.engine(dtype).begin([chunk.pieces.seen(number) for number in numbers], [shares(chunk.pieces, number) for number in numbers])
+
+        in_fp32 = None if self.dtype == "float32" else lambda numbers: begin("float32", numbers).result()[0]
+        budget = max_tokens or default_max_tokens(self.device, self.width)
+        return Embedder([piece.residues for piece in chunk.pieces.plan], functools.partial(begin, self.dtype), in_fp32, budget)
 
 
 def embed_missing(embedder: Embedder, chunk: Chunk, checkpoint: ChunkCheckpoint, attempt: Attempt, missing: Set[int], options: Options) -> None:
@@ -149,45 +154,39 @@ def main(options: Options) -> None:
     outdir.mkdir(parents=True, exist_ok=True)
     root = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints"
     place = root, recipe.identity.digest, chunk.name
-    checkpoint = ChunkCheckpoint(*place, len(chunk.seen))
+    checkpoint = ChunkCheckpoint(*place, len(chunk.pieces))
     provided = checkpoint.good_batches()
-    missing = set(range(len(chunk.seen))).difference(*provided.values())
-    reused = len(chunk.seen) - len(missing)
+    missing = set(range(len(chunk.pieces))).difference(*provided.values())
+    reused = len(chunk.pieces.rows_without(missing))
     if reused:
-        log.info("%s: %d of %d sequences are in the checkpoint", chunk.name, reused, len(chunk.seen))
+        log.info("%s: %d of %d sequences are in the checkpoint", chunk.name, reused, len(chunk.digests))
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # tells which device of a machine did which chunk
-    facts = dict(device=device, visible_devices=visible, sequences=len(chunk.seen), residues=sum(chunk.residues), reused=reused)
-    attempt = Attempt(*place, facts, options.session, options.leave_when_orphaned)
+    facts = dict(device=device, visible_devices=visible, sequences=len(chunk.digests), residues=sum(chunk.pieces.residues()), reused=reused)
+    to_do = dict(sequences=len(chunk.pieces), residues=sum(piece.residues for piece in chunk.pieces.plan), reused=len(chunk.pieces) - len(missing))
+    attempt = Attempt(*place, dict(facts, **to_do), options.session, options.leave_when_orphaned)
     if missing:
         recipe.engine(recipe.dtype)
     loaded = time.monotonic()
-    embedder = recipe.embedder(chunk.seen, options.max_tokens)
+    embedder = recipe.embedder(chunk, options.max_tokens)
     embed_missing(embedder, chunk, checkpoint, attempt, missing, options)
     computed = time.monotonic()
     provided |= checkpoint.committed
-    if embedder.failed and options.on_failure == "error":
-        report_failures(embedder.failed, chunk, failures_path(*place))
+    failed = chunk.pieces.failed_rows(embedder.failed)
+    if failed and options.on_failure == "error":
+        report_failures(failed, chunk, failures_path(*place))
     provenance = {"device": device, "torch": torch.__version__, "max_tokens": str(embedder.max_tokens)}
-    content = ChunkContent(recipe.identity, chunk.digests, chunk.residues, recipe.width, embedder.failed, provenance)
-    write_chunk_file(outdir / f"{chunk.name}.h5", content, map(as_arrays, checkpoint.read(provided)))
+    content = ChunkContent(recipe.identity, chunk.digests, chunk.pieces.residues(), recipe.width, failed, provenance)
+    write_chunk_file(outdir / f"{chunk.name}.h5", content, map(as_arrays, Stitcher(chunk.pieces).whole(checkpoint.read(provided))))
     metrics = dict(
-        facts,
+        {**facts, **embedder.figures()},
         chunk=chunk.name,
         identity=recipe.identity.digest,
-        failed=len(embedder.failed),
-        computed=len(chunk.seen) - reused - len(embedder.failed),
-        forward_passes=embedder.forward_passes,
-        tokens=embedder.tokens,
-        packing_efficiency=embedder.efficiency(),
-        max_tokens=embedder.max_tokens,
-        pack_tokens=embedder.pack_tokens,
-        packs=len(embedder.packs),
-        out_of_memory=embedder.out_of_memory,
+        failed=len(failed),
+        computed=len(chunk.digests) - reused - len(failed),
         set_aside=checkpoint.rotten,
         load_seconds=loaded - started,
         embed_seconds=computed - loaded,
-        device_seconds=embedder.device_seconds,
         seconds=time.monotonic() - started,
         version=__version__,
     )

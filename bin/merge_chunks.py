@@ -26,9 +26,10 @@ from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
 from protembed.identity import differences
 from protembed.layout import Flag, batch_path, failures_path, is_per_residue, vector_names
-from protembed.ledger import HEADER, Outcome, Totals, count
+from protembed.ledger import HEADER, WITH_VECTOR, Outcome, Totals, count, status_of
 from protembed.records import NOTHING, RecordRow, read_records
 from protembed.store import EmbeddingsWriter, RecordBlock, creating_embeddings
+from protembed.windows import cut_in_words
 
 RECORDS_PER_BLOCK = {False: 4096, True: 64}  # True: with a vector per residue
 
@@ -90,9 +91,8 @@ class MergedChunks:
             return Outcome(record, "failed", record.flags, file.failed[record.row])
         flags = record.flags | Flag(int(file.flags[record.row]))
         residues = int(file.offsets[record.row + 1] - file.offsets[record.row])
-        cut = f"first {residues} residues" if flags & Flag.TRUNCATED else ""
-        status = "duplicate" if flags & Flag.DUPLICATE else "embedded"
-        return Outcome(record, status, flags, "; ".join(filter(None, [record.note, cut])), residues)
+        cut = cut_in_words(flags, residues, self.identity.max_residues)
+        return Outcome(record, status_of(flags), flags, "; ".join(filter(None, [record.note, cut])), residues)
 
     def block(self, outcomes: List[Outcome]) -> RecordBlock:
         """Gather the vectors of some consecutive records that have them."""
@@ -136,7 +136,7 @@ def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Di
     identity, counts = chunks.identity, totals.counts
     provenances = [file.provenance for file in chunks.by_name.values()]
     together = {key: ", ".join(sorted({provenance[key] for provenance in provenances})) for key in provenances[0]}
-    n_embedded = counts["embedded"] + counts["duplicate"]
+    n_embedded = sum(counts[status] for status in WITH_VECTOR)
     return dict(
         model=weights["model"],
         random_weights=int(weights["random"]),

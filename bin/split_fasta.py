@@ -24,6 +24,7 @@ from protembed.fasta import read_blocks
 from protembed.records import CheckedRecords
 from protembed.sampling import Sampler
 from protembed.shapes import bounds_of_chunks, guessed_shape
+from protembed.windows import POLICIES, window_count
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Options:
     model_bytes: int = field(default=0, metadata=dict(help="size of the file when the model is a local one (default: 0)"))
     device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="what will compute (default: cpu)"))
     max_residues: int = field(default=0, metadata=dict(help="residues that will be embedded of a long sequence; 0: all (default: 0)"))
+    long_sequences: str = field(default="truncate", metadata=dict(choices=POLICIES, help="what will happen beyond max-residues (default: truncate)"))
     residue_vectors: int = field(default=0, metadata=dict(help="vectors that will be kept of each residue (default: 0)"))
     invalid_residues: str = field(
         default="error",
@@ -54,7 +56,14 @@ def chunk_size(options: Options) -> "tuple[int, Callable[[np.ndarray], np.ndarra
         return options.chunk_residues, lambda residues: residues
     shape = guessed_shape(options.model, options.model_bytes)
     aim = chunk_residues_for([Path(path) for path in options.fasta], *bounds_of_chunks(shape, options.device, options.residue_vectors))
-    return aim, lambda residues: shape.work(np.minimum(residues, options.max_residues) if options.max_residues else residues)
+
+    def work(residues: np.ndarray) -> np.ndarray:
+        if not options.max_residues:
+            return shape.work(residues)
+        windows = window_count(residues, options.max_residues) if options.long_sequences == "window" else 1
+        return windows * shape.work(np.minimum(residues, options.max_residues))
+
+    return aim, work
 
 
 def read_all(options: Options, checker: RecordChecker) -> Iterator[CheckedRecords]:

@@ -22,9 +22,10 @@ from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import Incomplete
 from protembed.esm2 import usable_device
-from protembed.layout import vector_name
+from protembed.layout import Flag, vector_name
 from protembed.proteins import digest_of, read_fasta
 from protembed.weights import Description, load_esm2
+from protembed.windows import window_starts
 
 # Per compute dtype: worst relative L2 distance of any vector, least cosine of a pooled one. float16 has 10 bits of mantissa,
 # bfloat16 three fewer: distances may be 8 times as large, 1 - cosine goes with their square.
@@ -60,18 +61,26 @@ class Worst:
         return not (self.relative_l2 <= most and self.cosine >= least)
 
 
-def reference_vectors(model, device: torch.device, sequence: str, layers: Tuple[int, ...]) -> Dict[str, Tensor]:
-    """What fair-esm's own extract script computes: vector name -> (rows, D)."""
-    _, _, tokens = model.alphabet.get_batch_converter()([("one", sequence)])
-    with torch.inference_mode():
-        representations = model(tokens.to(device), repr_layers=list(layers))["representations"]
+def reference_vectors(model, device: torch.device, sequence: str, layers: Tuple[int, ...], size: int) -> Dict[str, Tensor]:
+    """What fair-esm's own extract script computes of windows of `size` residues, averaged: vector name -> (rows, D)."""
+    windows = [slice(start, start + size) for start in window_starts(len(sequence), size)]
+    passes = [_representations(model, device, sequence[window], layers) for window in windows]
     vectors = {}
     for layer in layers:
-        residues = representations[layer][0, 1 : len(sequence) + 1]
-        vectors[vector_name(layer, "per_tok")] = residues
-        vectors[vector_name(layer, "mean")] = residues.mean(0, keepdim=True)
-        vectors[vector_name(layer, "bos")] = representations[layer][0, :1]
+        residues, times = torch.zeros(len(sequence), model.embed_dim, device=device), torch.zeros(len(sequence), 1, device=device)
+        for window, representations in zip(windows, passes):
+            residues[window] += representations[layer][1:-1]
+            times[window] += 1
+        vectors[vector_name(layer, "per_tok")] = residues / times
+        vectors[vector_name(layer, "mean")] = (residues / times).mean(0, keepdim=True)
+        vectors[vector_name(layer, "bos")] = torch.stack([representations[layer][0] for representations in passes]).mean(0, keepdim=True)
     return vectors
+
+
+@torch.inference_mode()
+def _representations(model, device: torch.device, sequence: str, layers: Tuple[int, ...]) -> Dict[int, Tensor]:
+    _, _, tokens = model.alphabet.get_batch_converter()([("one", sequence)])
+    return {layer: part[0] for layer, part in model(tokens.to(device), repr_layers=list(layers))["representations"].items()}
 
 
 def sampled_rows(path: Path, files: List[ChunkFile]) -> Iterator[Tuple[ChunkFile, int, str]]:
@@ -95,7 +104,8 @@ def compare(files: List[ChunkFile], options: Options) -> Tuple[Dict[str, Worst],
     count = 0
     for file, row, sequence in sampled_rows(Path(options.sample), files):
         count += 1
-        for name, reference in reference_vectors(model, device, sequence, file.identity.repr_layers).items():
+        size = file.identity.max_residues if file.flags[row] & Flag.WINDOWED else len(sequence)
+        for name, reference in reference_vectors(model, device, sequence, file.identity.repr_layers, size).items():
             kind = name.rpartition("/")[2]
             if kind in file.identity.include:
                 worst.setdefault(kind, Worst()).take(file.vectors(name, np.array([row])), reference)

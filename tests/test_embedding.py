@@ -58,29 +58,30 @@ def test_a_sequence_that_always_fails_does_not_take_its_neighbours_along(tmp_pat
 def test_out_of_memory_halves_the_pack_and_loses_nothing(weights, hostile_esm2, sequences):
     engine = PackedESM2(hostile_esm2, [3], ("mean",), torch.float32, torch.device("cpu"))
 
-    def small_device(pack):
-        if sum(map(len, pack)) > 450:
+    def small_device(rows):
+        if sum(len(sequences[row]) for row in rows) > 450:
             raise torch.OutOfMemoryError("injected")
-        return engine.begin(pack)
+        return engine.begin([sequences[row] for row in rows])
 
-    embedder = Embedder(sequences, small_device, None, max_tokens=4096)
+    embedder = Embedder(list(map(len, sequences)), small_device, None, max_tokens=4096)
     done = [row for result in embedder.run(set(range(len(sequences)))) for row in result.rows.tolist()]
     assert embedder.out_of_memory >= 3
     assert embedder.max_tokens <= 452 * 2
-    assert list(embedder.failed) == [0] and "out of memory with 702 tokens alone" in embedder.failed[0]
+    assert list(embedder.failed) == [0]
+    assert "out of memory with 702 tokens alone in a pack (injected); use a device with more memory, or --long_sequences" in embedder.failed[0]
     assert sorted(done) == list(range(1, len(sequences)))
 
 
 class SlowDevice:
     """A device that answers when it is waited for, as a GPU does; notes what happened in which order."""
 
-    def __init__(self, engine):
-        self.engine, self.events = engine, []
+    def __init__(self, begin):
+        self.begin_now, self.events = begin, []
 
-    def begin(self, pack):
+    def begin(self, rows):
         number = len([event for event in self.events if event[0] == "begin"])
         self.events.append(("begin", number))
-        device, underway = self, self.engine.begin(pack)
+        device, underway = self, self.begin_now(rows)
 
         class Late(Underway):
             def __init__(self):
@@ -98,12 +99,16 @@ class SlowDevice:
 
 def test_the_next_pack_is_queued_before_the_last_has_ended_and_nothing_changes(hostile_esm2, sequences):
     engine = PackedESM2(hostile_esm2, [3], ("mean",), torch.float32, torch.device("cpu"))
-    device = SlowDevice(engine)
-    late, rows = Embedder(sequences, device.begin, None, max_tokens=500), set(range(len(sequences)))
+
+    def begin(rows):
+        return engine.begin([sequences[row] for row in rows])
+
+    device, lengths = SlowDevice(begin), list(map(len, sequences))
+    late, rows = Embedder(lengths, device.begin, None, max_tokens=500), set(range(len(sequences)))
     batches = list(late.run(rows))
     in_turn = sorted(device.events, key=lambda event: event[1] + (1.5 if event[0] == "end" else 0))  # begin 0, begin 1, end 0, begin 2, end 1, ...
     assert device.events == in_turn and len(batches) == len(late.packs) > 4
-    for ours, theirs in zip(batches, Embedder(sequences, engine.begin, None, max_tokens=500).run(rows)):
+    for ours, theirs in zip(batches, Embedder(lengths, begin, None, max_tokens=500).run(rows)):
         assert torch.equal(ours.rows, theirs.rows)
         assert all(torch.equal(ours.vectors[name], theirs.vectors[name]) for name in theirs.vectors)
     assert late.tokens == sum(len(sequence) + 2 for sequence in sequences) and late.device_seconds > 0

@@ -51,6 +51,11 @@ def test_the_host_is_ahead_of_the_device():
     engine = PackedESM2(model, [12], ("mean",), torch.float16, torch.device("cuda"))
     sequences = make_proteins(draw_lengths(4000, 50, 400))
     ended = []
-    embedder = Embedder(sequences, lambda pack: ended.append(torch.cuda.current_stream().query()) or engine.begin(pack), None, max_tokens=65536)
+
+    def begin(rows):
+        ended.append(torch.cuda.current_stream().query())
+        return engine.begin([sequences[row] for row in rows])
+
+    embedder = Embedder(list(map(len, sequences)), begin, None, max_tokens=65536)
     assert sum(len(batch.rows) for batch in embedder.run(set(range(len(sequences))))) == 4000
     assert ended[2:].count(False) >= len(ended[2:]) - 1, "the device had nothing to do when a pack was queued"

@@ -81,6 +81,7 @@ def _check_flags(file: h5py.File, recipe: Identity, name: str) -> None:
     wrong = {
         "duplicate": first == ((flags & Flag.DUPLICATE) > 0),
         "truncated": ((flags & Flag.TRUNCATED) > 0) != ((lengths > recipe.max_residues) & (recipe.long_sequences == "truncate")),
+        "windowed": ((flags & Flag.WINDOWED) > 0) != ((lengths > recipe.max_residues) & (recipe.long_sequences == "window")),
     }
     for flag, rows in wrong.items():
         if rows.any():

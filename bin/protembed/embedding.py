@@ -13,7 +13,9 @@ from protembed.layout import SPECIAL_TOKENS, Flag
 from protembed.packing import Pack, balanced_budget, packing_efficiency, plan_packs
 from protembed.underway import Underway, Vectors
 
-Embed = Callable[[Sequence[str]], Vectors]
+Embed = Callable[[List[int]], Vectors]
+
+LESS_MEMORY = "use a device with more memory, or --long_sequences window or truncate"
 
 
 class _Pass(NamedTuple):
@@ -24,13 +26,14 @@ class _Pass(NamedTuple):
 class Embedder:
     """Embeds rows pack by pack.
 
-    sequences: per row, what the model gets to see. begin: one forward pass. embed_fp32: the same in single precision, to its
-    end, for rows whose numbers left the range of half precision; None when `begin` already is. max_tokens: pack budget.
+    residues: per row, how many the model gets to see. begin: one forward pass over some rows. embed_fp32: the same in single
+    precision, to its end, for rows whose numbers left the range of half precision; None when `begin` already is. max_tokens:
+    pack budget.
     """
 
-    def __init__(self, sequences: Sequence[str], begin: Callable[[Sequence[str]], Underway], embed_fp32: Optional[Embed], max_tokens: int):
-        self.sequences, self.begin, self.embed_fp32 = sequences, begin, embed_fp32
-        self.token_counts = [len(sequence) + SPECIAL_TOKENS for sequence in sequences]
+    def __init__(self, residues: Sequence[int], begin: Callable[[List[int]], Underway], embed_fp32: Optional[Embed], max_tokens: int):
+        self.residues, self.begin, self.embed_fp32 = residues, begin, embed_fp32
+        self.token_counts = [count + SPECIAL_TOKENS for count in residues]
         self._plan_for(max_tokens)
         self.failed: Dict[int, str] = {}
         self.forward_passes = self.tokens = self.out_of_memory = 0
@@ -45,6 +48,11 @@ class Embedder:
     def efficiency(self) -> float:
         """Real tokens over the budget of the plan."""
         return packing_efficiency(self.packs, self.pack_tokens)
+
+    def figures(self) -> Dict[str, float]:
+        """For the chunk's metrics."""
+        counted = ("forward_passes", "tokens", "max_tokens", "pack_tokens", "out_of_memory", "device_seconds")
+        return dict({name: getattr(self, name) for name in counted}, packs=len(self.packs), packing_efficiency=self.efficiency())
 
     def run(self, missing: Set[int]) -> Iterator[Batch]:
         """Embed the rows of `missing`, pack by pack; those that cannot be embedded end up in `failed` with the reason.
@@ -76,12 +84,12 @@ class Embedder:
         """Queue one pass over some rows; None when the device has no memory for it (the budget is then halved, or the row failed)."""
         self.forward_passes += 1
         try:
-            return _Pass(rows, self.begin([self.sequences[row] for row in rows]))
+            return _Pass(rows, self.begin(rows))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             self.out_of_memory += 1
-            self._make_room(rows)
+            self._make_room(rows, first_line(error))
             return None
 
     def _end(self, begun: "_Pass") -> Batch:
@@ -95,16 +103,16 @@ class Embedder:
         self.tokens += sum(self.token_counts[row] for row in begun.rows)
         return self._finite(begun.rows, vectors)
 
-    def _make_room(self, rows: List[int]) -> None:
+    def _make_room(self, rows: List[int], reason: str) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1:
-            self.failed[rows[0]] = f"out of memory with {self.token_counts[rows[0]]} tokens alone in a pack"
+            self.failed[rows[0]] = f"out of memory with {self.token_counts[rows[0]]} tokens alone in a pack ({reason}); {LESS_MEMORY}"
         else:
             self._plan_for(max(1, sum(self.token_counts[row] for row in rows) // 2))
 
     def _batch(self, rows: List[int], vectors: Vectors, flag: int = 0) -> Batch:
-        residues = torch.tensor([len(self.sequences[row]) for row in rows])
+        residues = torch.tensor([self.residues[row] for row in rows])
         return Batch(torch.tensor(rows), torch.full((len(rows),), flag, dtype=torch.uint8), residues, vectors)
 
     def _finite(self, rows: List[int], vectors: Vectors) -> Batch:
@@ -119,7 +127,7 @@ class Embedder:
     def _again_in_fp32(self, row: int) -> Optional[Batch]:
         if self.embed_fp32 is not None:
             self.forward_passes += 1
-            batch = self._batch([row], self.embed_fp32([self.sequences[row]]), Flag.FP32_RERUN)
+            batch = self._batch([row], self.embed_fp32([row]), Flag.FP32_RERUN)
             if batch.finite().all():
                 return batch
         self.failed[row] = "the model gives numbers that are not finite, in single precision too"

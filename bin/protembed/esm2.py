@@ -11,7 +11,7 @@ fp32. Softmax is fp32 inside the attention kernels.
 Shapes:  T tokens of the pack   P sequences of the pack   R residues of the pack (T - 2P)   D width   H heads   d = D/H
 """
 
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -121,13 +121,13 @@ class PackedESM2:
         """
         return self.begin(sequences).result()[0]
 
-    def begin(self, sequences: Sequence[str]) -> Underway:
-        """The same without waiting for the device."""
-        return Underway(lambda: self._forward(sequences), self.device)
+    def begin(self, sequences: Sequence[str], shares: Sequence[Optional[Tensor]] = ()) -> Underway:
+        """The same without waiting for the device. shares: see Tokenizer.pack."""
+        return Underway(lambda: self._forward(self.tokenizer.pack(sequences, shares)), self.device)
 
     @torch.inference_mode()
-    def _forward(self, sequences: Sequence[str]) -> Vectors:
-        pack = self.tokenizer.pack(sequences).to(self.device)
+    def _forward(self, pack: PackedTokens) -> Vectors:
+        pack = pack.to(self.device)
         turns_T11c = turns(pack.positions_T, self.inv_freq)
         stream_TD = self.table[pack.tokens_T]
         vectors: Vectors = {}

@@ -10,20 +10,27 @@ from protembed.records import RecordRow
 
 HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\n"
 MOST_SHOWN = 20
+WITH_VECTOR = ("embedded", "windowed", "duplicate")  # statuses
+
+
+def status_of(flags: Flag) -> str:
+    """Of a record that has a vector."""
+    return "duplicate" if flags & Flag.DUPLICATE else "windowed" if flags & Flag.WINDOWED else "embedded"
 
 
 class Outcome(NamedTuple):
     """What became of one record."""
 
     record: RecordRow
-    status: str  # embedded; duplicate; skipped, as a policy asked; failed, in the model; kept, in a checkpoint beside a failed one; lost: should never be
+    # see status_of; or skipped, as a policy asked; failed, in the model; kept, in a checkpoint beside a failed one; lost: should never be
+    status: str
     flags: Flag
     reason: str
     residues: int = 0  # that are embedded
 
     @property
     def has_vector(self) -> bool:
-        return self.status in ("embedded", "duplicate")
+        return self.status in WITH_VECTOR
 
     def as_line(self, next_row: int) -> str:
         """As it stands in the ledger; `next_row` is its row of embeddings.h5 if it has one."""

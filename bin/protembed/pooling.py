@@ -30,5 +30,7 @@ def means_by_segments(stream_TD: Tensor, pack: PackedTokens) -> Tensor:
 
 
 def means(stream_TD: Tensor, pack: PackedTokens) -> Tensor:
-    """The one that suits the device."""
+    """The one that suits the device; where `pack.shares_T` is given, each token is first multiplied by its share."""
+    if pack.shares_T is not None:
+        stream_TD = stream_TD * pack.shares_T[:, None]
     return (means_by_length if stream_TD.device.type == "cpu" else means_by_segments)(stream_TD, pack)

@@ -1,6 +1,6 @@
 """Sequences to the token numbers of one pack, by table look-up on bytes. Knows nothing of the model but its alphabet."""
 
-from typing import List, NamedTuple, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ class PackedTokens(NamedTuple):
     residues_R: Tensor  # int64, indices of the tokens that are residues
     cu_seqlens: Tensor  # int32 (P + 1,), as the flash kernels want it
     lengths: List[int]  # tokens of each sequence, BOS and EOS included
+    shares_T: Optional[Tensor] = None  # fp32, what each token counts in the mean; None: all alike
 
     def to(self, device: torch.device) -> "PackedTokens":
         """Copy the tensors to `device`; to a GPU from pinned memory, without waiting for the copy."""
@@ -36,8 +37,11 @@ class Tokenizer:
             if len(token) == 1:
                 self._token_of[ord(token)] = alphabet.get_idx(token)
 
-    def pack(self, sequences: Sequence[str]) -> PackedTokens:
-        """Lay sequences end to end, each between BOS and EOS. ValueError for a letter outside the alphabet."""
+    def pack(self, sequences: Sequence[str], shares: Sequence[Optional[Tensor]] = ()) -> PackedTokens:
+        """Lay sequences end to end, each between BOS and EOS. ValueError for a letter outside the alphabet.
+
+        shares: per sequence (residues,) fp32, what its residues count in the mean; None or nothing at all: 1 each.
+        """
         lengths = [len(sequence) + SPECIAL_TOKENS for sequence in sequences]
         ends = np.cumsum(lengths)
         starts = ends - lengths
@@ -51,4 +55,14 @@ class Tokenizer:
         positions = np.arange(len(tokens)) - np.repeat(starts, lengths)
         cu_seqlens = np.concatenate([[0], ends]).astype(np.int32)
         arrays = (tokens, positions, starts, np.flatnonzero(is_residue), cu_seqlens)
-        return PackedTokens(*map(torch.from_numpy, arrays), lengths)
+        return PackedTokens(*map(torch.from_numpy, arrays), lengths, _laid_end_to_end(shares, lengths))
+
+
+def _laid_end_to_end(shares: Sequence[Optional[Tensor]], lengths: Sequence[int]) -> Optional[Tensor]:
+    if all(share is None for share in shares):
+        return None
+    laid_T = torch.ones(sum(lengths))
+    for part, share in zip(laid_T.split(list(lengths)), shares):
+        if share is not None:
+            part[1:-1] = share
+    return laid_T
