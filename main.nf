@@ -69,7 +69,7 @@ workflow {
 
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
-    MERGE_CHUNKS(embedded, SPLIT_FASTA.out.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'on_failure']), code)
+    MERGE_CHUNKS(embedded, SPLIT_FASTA.out.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'on_failure']), code)
 
     // [summary.json, [chunk_0dcc6e04baffd4a2.metrics.json, ...]]
     MERGE_CHUNKS.out.summary.combine(EMBED_CHUNK.out.metrics.toList().map { metrics -> [metrics] })

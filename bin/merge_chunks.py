@@ -11,7 +11,7 @@ import sys
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from itertools import groupby, islice, zip_longest
+from itertools import groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, Dict, Iterable, Iterator, List
@@ -26,12 +26,13 @@ from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
 from protembed.identity import differences
 from protembed.layout import Flag, batch_path, failures_path, is_per_residue, vector_names
-from protembed.ledger import HEADER, WITH_VECTOR, Outcome, Totals, count, status_of
+from protembed.ledger import HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, status_of
 from protembed.records import NOTHING, RecordRow, read_records
-from protembed.store import EmbeddingsWriter, RecordBlock, creating_embeddings
+from protembed.store import EmbeddingsWriter, Form, RecordBlock, creating_embeddings
 from protembed.windows import cut_in_words
 
-RECORDS_PER_BLOCK = {False: 4096, True: 64}  # True: with a vector per residue
+RECORDS_PER_BLOCK = 4096
+RESIDUES_PER_BLOCK = 1 << 16  # with a vector per residue: 336 MB of width 1280; a longer record is a block by itself
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Options:
     outdir: str = field(default=".", metadata=dict(help="where embeddings.h5, ledger.tsv and summary.json go (default: .)"))
     anchor: str = field(default="", metadata=dict(help="anchor file in the checkpoint folder; none: checkpoints are left alone"))
     store_dtype: str = field(default="float32", metadata=dict(choices=["float32", "float16"], help="of the vectors in the file (default: float32)"))
+    compression: str = field(default="none", metadata=dict(choices=["none", "gzip", "lzf"], help="of the vectors in the file (default: none)"))
     on_failure: str = field(default="error", metadata=dict(choices=["error", "skip"], help="records without vectors: exit 69, or go on (default: error)"))
     keep_checkpoints: bool = field(default=False, metadata=dict(help="do not remove the checkpoints of merged chunks"))
     code_digest: str = field(default="", metadata=dict(help="digest of the pipeline's code, stored as an attribute"))
@@ -110,10 +112,9 @@ class MergedChunks:
 
 def write_all(writer: EmbeddingsWriter, outcomes: Iterable[Outcome], chunks: MergedChunks, ledger: IO[str]) -> None:
     """Stream vectors and ledger lines, a block of records at a time."""
-    size = RECORDS_PER_BLOCK[any(map(is_per_residue, chunks.names))]
     ledger.write(HEADER)
-    outcomes, row = iter(outcomes), 0
-    while some := list(islice(outcomes, size)):
+    row, residues = 0, RESIDUES_PER_BLOCK if any(map(is_per_residue, chunks.names)) else sys.maxsize
+    for some in in_blocks(outcomes, RECORDS_PER_BLOCK, residues):
         for outcome in some:
             ledger.write(outcome.as_line(row))
             row += outcome.has_vector
@@ -142,6 +143,7 @@ def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Di
         random_weights=int(weights["random"]),
         **identity.as_attributes(),
         store_dtype=options.store_dtype,
+        compression=options.compression,
         pipeline_version=__version__,
         code_digest=options.code_digest,
         torch=together["torch"],
@@ -167,9 +169,10 @@ def main(options: Options) -> None:
         totals = count(outcomes(), options.on_failure)
         attributes = run_attributes(chunks, totals, options)
         verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
+        form = Form(options.store_dtype, options.compression)
         widths = {name: next(iter(chunks.by_name.values())).width(name) for name in chunks.names}
         ledger = stack.enter_context(open(stack.enter_context(replacing(outdir / "ledger.tsv")), "w", encoding="utf-8"))
-        with creating_embeddings(outdir / "embeddings.h5", attributes["n_embedded"], totals.embedded_residues, widths, options.store_dtype) as writer:
+        with creating_embeddings(outdir / "embeddings.h5", attributes["n_embedded"], totals.embedded_residues, widths, form) as writer:
             write_all(writer, outcomes(), chunks, ledger)
             check_coverage(writer, outcomes())
             writer.finish(dict(attributes, verify=json.dumps(verdict)))

@@ -1,4 +1,4 @@
-"""Contiguous HDF5 datasets that are filled at disk speed.
+"""HDF5 datasets: contiguous ones that are filled at disk speed, or compressed ones.
 
 HDF5 has no journal: a file that is open for writing when its process dies can be unreadable. So every file of ours is
 written under a temporary name (atomic.replacing) and nothing is ever appended to a finished one. Nor does it survive a disk
@@ -14,6 +14,8 @@ from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
+
+CHUNK_BYTES = 1 << 16  # of a compressed dataset: one row is read in about a millisecond (benchmarks/storing.py)
 
 
 class _Enduring(io.FileIO):
@@ -77,6 +79,14 @@ def create_contiguous(file: h5py.File, name: str, shape: tuple, dtype) -> h5py.D
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype), logical=True), h5py.h5s.create_simple(shape), properties, links)
     return file[name]
+
+
+def create_compressed(file: h5py.File, name: str, shape: tuple, dtype, compression: str) -> h5py.Dataset:
+    """The same in pieces of whole rows that are compressed one by one, bytes of equal weight side by side. compression: gzip, lzf."""
+    rows = CHUNK_BYTES // (np.dtype(dtype).itemsize * math.prod(shape[1:]))
+    chunks = max(1, min(rows, shape[0])), *shape[1:]
+    level = {"gzip": 1}.get(compression)  # higher ones take longer for the same size (benchmarks/storing.py)
+    return file.create_dataset(name, shape, dtype, chunks=chunks, compression=compression, compression_opts=level, shuffle=True, fillvalue=None)
 
 
 class Place(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, NamedTuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple
 
 from protembed.errors import BadInput, Incomplete
 from protembed.layout import Flag
@@ -37,6 +37,20 @@ class Outcome(NamedTuple):
         record, place = self.record, next_row if self.has_vector else "-"
         status = self.status if self.has_vector else "skipped"
         return f"{record.id}\t{status}\t{place}\t{record.residues}\t{int(self.flags)}\t{record.sha256}\t{self.reason}\n"
+
+
+def in_blocks(outcomes: Iterable[Outcome], records: int, residues: int) -> Iterator[List[Outcome]]:
+    """Consecutive outcomes, at most so many records and embedded residues at a time; a record with more is alone."""
+    block: List[Outcome] = []
+    held = 0
+    for outcome in outcomes:
+        if block and (len(block) == records or held + outcome.residues > residues):
+            yield block
+            block, held = [], 0
+        block.append(outcome)
+        held += outcome.residues
+    if block:
+        yield block
 
 
 class Totals(NamedTuple):

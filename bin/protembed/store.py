@@ -7,7 +7,7 @@
     /offsets       (N + 1,) int64 embedded residues before each record, when per_tok is included
     /representations/<layer>/mean | bos (N, D)     /representations/<layer>/per_tok (offsets[N], D)
     attrs: format, run attributes, and those of seals.py
-All datasets are contiguous and uncompressed: one row is one read, and numpy can map them.
+Datasets are contiguous and uncompressed unless Form says otherwise: one row is one read, and numpy can map them.
 """
 
 from contextlib import contextmanager
@@ -19,11 +19,26 @@ import numpy as np
 
 from protembed.atomic import replacing
 from protembed.consistency import check_records
-from protembed.hdf5 import create_contiguous, writing
+from protembed.errors import BadOption
+from protembed.hdf5 import create_compressed, create_contiguous, writing
 from protembed.layout import FORMAT, is_per_residue
 from protembed.seals import check_seal, damage_named, opened, seal
 
 ROWS_READ_BACK = 65536
+
+
+class Form(NamedTuple):
+    """How vectors lie in the file."""
+
+    dtype: str = "float32"  # or float16
+    compression: str = "none"  # or gzip, lzf: see hdf5.create_compressed
+
+    def create(self, file: h5py.File, name: str, shape: Tuple[int, int]) -> None:
+        """The dataset of one kind of vectors."""
+        if self.compression == "none" or not shape[0]:
+            create_contiguous(file, name, shape, self.dtype)
+        else:
+            create_compressed(file, name, shape, self.dtype, self.compression)
 
 
 class RecordBlock(NamedTuple):
@@ -40,9 +55,10 @@ class RecordBlock(NamedTuple):
 class EmbeddingsWriter:
     """Appends blocks of records to a file whose size is known; memory does not depend on it."""
 
-    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], records: int, residues: int, widths: Dict[str, int], store_dtype: str):
+    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], records: int, residues: int, widths: Dict[str, int], form: Form):
         self._file, self._raise_fault, self._records, self._names = file, raise_fault, records, list(widths)
         self._next = self._next_residue = 0
+        self._form = form
         self._per_residue = [name for name in widths if is_per_residue(name)]
         file.create_dataset("sequence_ids", (records,), dtype=h5py.string_dtype("utf-8"))
         create_contiguous(file, "lengths", (records,), np.int32)
@@ -52,7 +68,7 @@ class EmbeddingsWriter:
             create_contiguous(file, "offsets", (records + 1,), np.int64)
             file["offsets"][0] = 0
         for name, width in widths.items():
-            create_contiguous(file, name, (residues if is_per_residue(name) else records, width), store_dtype)
+            form.create(file, name, (residues if is_per_residue(name) else records, width))
         means = [name for name in widths if name.endswith("/mean")]
         if means:
             file["embeddings"] = file[means[0]]
@@ -69,9 +85,22 @@ class EmbeddingsWriter:
             self._file["offsets"][here.start + 1 : here.stop + 1] = ends
         for name in self._names:
             place = slice(self._next_residue, int(ends[-1])) if is_per_residue(name) else here
-            self._file[name][place] = block.vectors[name]
+            self._file[name][place] = self._rounded(name, block)
         self._next, self._next_residue = here.stop, int(ends[-1])
         self._raise_fault()
+
+    def _rounded(self, name: str, block: RecordBlock) -> np.ndarray:
+        vectors = block.vectors[name]
+        if self._form.dtype == vectors.dtype:
+            return vectors
+        with np.errstate(over="ignore"):
+            rounded = vectors.astype(self._form.dtype)
+        beyond = np.flatnonzero(~np.isfinite(rounded).all(axis=1))
+        if len(beyond):
+            record = block.ids[np.searchsorted(np.cumsum(block.residues), beyond[0], "right") if is_per_residue(name) else beyond[0]]
+            most = vectors[beyond[0]][~np.isfinite(rounded[beyond[0]])][0]
+            raise BadOption(f"{record} has the number {most:g} in {name}, which {self._form.dtype} cannot hold; use --store_dtype float32")
+        return rounded
 
     def written(self) -> Iterator[Tuple[str, bytes]]:
         """(id, digest) of every row, read back from the file."""
@@ -87,13 +116,13 @@ class EmbeddingsWriter:
 
 
 @contextmanager
-def creating_embeddings(path: Path, records: int, residues: int, widths: Dict[str, int], store_dtype: str) -> Iterator[EmbeddingsWriter]:
+def creating_embeddings(path: Path, records: int, residues: int, widths: Dict[str, int], form: Form) -> Iterator[EmbeddingsWriter]:
     """Yield a writer; `path` appears, durable and whole, when the block ends well.
 
-    records, residues: totals of what will be appended. widths: vector dataset name -> D. store_dtype: float32, float16.
+    records, residues: totals of what will be appended. widths: vector dataset name -> D.
     """
     with replacing(path) as temporary, writing(temporary, "w") as (file, raise_fault):
-        yield EmbeddingsWriter(file, raise_fault, records, residues, widths, store_dtype)
+        yield EmbeddingsWriter(file, raise_fault, records, residues, widths, form)
 
 
 def check_embeddings(path: Path) -> Dict[str, object]:

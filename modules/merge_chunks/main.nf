@@ -21,7 +21,7 @@ process MERGE_CHUNKS {
     """
     shopt -s nullglob
     merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} --anchor ${anchor} ${verify} \\
-        --store-dtype ${options.store_dtype} \\
+        --store-dtype ${options.store_dtype} --compression ${options.compression} \\
         --on-failure ${options.on_failure} \\
         --code-digest ${code_digest} \\
         --run-command "\${PROTEMBED_COMMAND}" \\

@@ -1,0 +1,61 @@
+"""The form of vectors in embeddings.h5: compressed, in half precision, written in blocks. None of it may change what they are."""
+
+import h5py
+import numpy as np
+import pytest
+
+from protembed import store
+from protembed.ledger import Outcome, in_blocks
+from protembed.shapes import Shape
+from protembed.store import check_embeddings
+from protembed.weights import random_esm2, save_esm2
+from tests.conftest import run_inside, write_fasta
+from tests.test_merge_chunks import merge, run  # noqa: F401
+
+
+@pytest.mark.parametrize("compression", ["gzip", "lzf"])
+def test_a_compressed_file_holds_the_same_numbers_in_pieces_of_whole_rows(run, weights, tmp_path, compression):  # noqa: F811
+    merge(run, weights, tmp_path / "plain")
+    merge(run, weights, tmp_path / "small", "--compression", compression)
+    plain, small = (check_embeddings(tmp_path / name / "embeddings.h5") for name in ("plain", "small"))
+    assert small["content_sha256"] == plain["content_sha256"] and small["compression"] == compression
+    with h5py.File(tmp_path / "plain" / "embeddings.h5") as one, h5py.File(tmp_path / "small" / "embeddings.h5") as other:
+        assert one["embeddings"].chunks is None
+        for name in ("embeddings", "representations/1/bos", "representations/3/per_tok"):
+            rows, width = other[name].chunks
+            assert other[name].compression == compression and width == other[name].shape[1]
+            assert rows * width * 4 <= 1 << 16 and other[name].id.get_storage_size() < one[name].id.get_storage_size()
+        assert len(other["representations/3/per_tok"]) > 5 * rows
+        assert np.array_equal(other["representations/3/per_tok"][rows - 1 : rows + 1], one["representations/3/per_tok"][rows - 1 : rows + 1])
+
+
+def test_an_empty_result_can_be_compressed(tmp_path):
+    with store.creating_embeddings(tmp_path / "embeddings.h5", 0, 0, {"representations/1/mean": 8}, store.Form("float32", "gzip")) as writer:
+        writer.finish({"note": "nothing"})
+    with h5py.File(tmp_path / "embeddings.h5") as file:
+        assert file["embeddings"].shape == (0, 8)
+
+
+@pytest.mark.parametrize("include", ["mean", "per_tok"])
+def test_a_number_beyond_float16_is_refused_by_record_and_not_stored_as_infinity(tmp_path, include):
+    model = random_esm2(Shape(2, 64, 1), seed=2)
+    model.embed_tokens.weight[model.alphabet.get_idx("W")] = 2e5  # 0.88 of it in layer 0
+    save_esm2(model, tmp_path / "wild.pt", half=False)
+    run_inside("fetch_weights.py", tmp_path / "wild.pt", "--outdir", tmp_path / "weights")
+    run_inside("split_fasta.py", write_fasta(tmp_path / "in.fasta", ["MKVLA", "ACDEF", "WW", "GHIK"]), "--outdir", tmp_path)
+    (chunk,) = (tmp_path / "chunks").iterdir()
+    run_inside("embed_chunk.py", chunk, "--weights", tmp_path / "weights", "--outdir", tmp_path / "vectors", "--repr-layers", "0", "--include", include)
+    done = merge(tmp_path, tmp_path / "weights", tmp_path / "out", "--store-dtype", "float16", check=False)
+    assert done.returncode == 78
+    assert f"protein2 has the number 176000 in representations/0/{include}, which float16 cannot hold; use --store_dtype float32" in done.stderr
+    assert not (tmp_path / "out" / "embeddings.h5").exists()
+    merge(tmp_path, tmp_path / "weights", tmp_path / "out")
+
+
+def test_blocks_hold_the_records_in_order_and_no_more_residues_than_asked_for():
+    lengths = [5, 5, 30, 1, 1, 1, 1, 9, 2, 0, 0]
+    outcomes = [Outcome(None, "embedded", None, str(number), residues) for number, residues in enumerate(lengths)]
+    blocks = list(in_blocks(outcomes, 3, 10))
+    assert [outcome for block in blocks for outcome in block] == outcomes
+    assert [[outcome.residues for outcome in block] for block in blocks] == [[5, 5], [30], [1, 1, 1], [1, 9], [2, 0, 0]]
+    assert list(in_blocks([], 3, 10)) == []
