@@ -10,6 +10,7 @@
 include { anchorIn; checkedParameters; codeDigest; exportToTasks; isLocalModel } from './modules/parameters/main.nf'
 include { isAnswered } from './modules/help/main.nf'
 include { freshNotes; removeNotes } from './modules/progress/main.nf'
+include { inputsOf } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
 include { EMBED_CHUNK   } from './modules/embed_chunk/main.nf'
@@ -37,11 +38,12 @@ workflow {
     downloads   = anchorIn(chosen.weights_dir)
     notes       = freshNotes(checkpoints, workflow.sessionId)
 
-    fastas  = chosen.input.tokenize(',').collectMany { entry -> files(entry.trim(), checkIfExists: true).sort { path -> path.name } }
+    inputs  = inputsOf(chosen.input)
+    fastas  = inputs.collect { input -> input.fasta }
     model_file = isLocalModel(chosen.model) ? files(chosen.model, checkIfExists: true) : []
     policy  = chosen.subMap(['invalid_residues', 'duplicate_ids', 'verify'])
     longest = chosen.long_sequences == 'error' ? chosen.max_residues : 0
-    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file), names: fastas.collect { path -> path.name }], code)
+    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file), names: fastas.collect { path -> path.name }, samples: inputs.collect { input -> input.sample }], code)
 
     SPLIT_FASTA.out.totals.subscribe { totals -> totals.copyTo(notes) }
 

@@ -2,13 +2,13 @@
 """Put the vectors of all chunks into one embeddings.h5 in the order of the input, and account for every record.
 
 Every chunk file is verified before it is used: finished, undamaged, of one identity, holding the sequences of its name.
-Writes embeddings.h5, ledger.tsv and summary.json; then removes the checkpoints of the chunks that went in.
+Writes embeddings.h5, ledger.tsv, failed.tsv when a record has no vector, and summary.json; then removes the checkpoints of the chunks that went in.
 """
 
 import json
-import shutil
+import os
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import groupby, zip_longest
@@ -21,14 +21,15 @@ import numpy as np
 from protembed import __version__
 from protembed.anchor import folder_of
 from protembed.atomic import replacing, write_text
+from protembed.checkpoint_folder import read_failures, remove_checkpoint
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
 from protembed.identity import differences
-from protembed.layout import Flag, batch_path, failures_path, is_per_residue, vector_names
-from protembed.ledger import HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, status_of
+from protembed.layout import Flag, is_per_residue, vector_names
+from protembed.ledger import FAILED_HEADER, HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, status_of
 from protembed.records import NOTHING, RecordRow, read_records
-from protembed.store import EmbeddingsWriter, Form, RecordBlock, creating_embeddings
+from protembed.store import EmbeddingsWriter, Form, RecordBlock, Sizes, creating_embeddings
 from protembed.windows import cut_in_words
 
 RECORDS_PER_BLOCK = 4096
@@ -49,16 +50,6 @@ class Options:
     chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files, in any order"))
     verify: str = field(default="", metadata=dict(help="verify.json of verify_embeddings.py, for the file's attributes"))
     run_command: str = field(default="", metadata=dict(help="the user's command, stored as an attribute"))
-
-
-def read_failures(root: Path) -> Dict[str, Dict[int, str]]:
-    """Chunk -> row -> reason, of the chunks whose task could not embed some sequence."""
-    found: Dict[str, Dict[int, str]] = {}
-    for path in root.glob(str(failures_path(Path(), "*", "*"))):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row, _, reason = line.partition("\t")
-            found.setdefault(path.parent.name, {})[int(row)] = reason
-    return found
 
 
 class MergedChunks:
@@ -102,6 +93,7 @@ class MergedChunks:
         runs = [(name, np.array([record.row for record in run])) for name, run in groupby(records, key=attrgetter("chunk"))]
         return RecordBlock(
             ids=[record.id for record in records],
+            samples=[record.sample for record in records],
             lengths=np.array([record.residues for record in records], np.int32),
             flags=np.array([int(outcome.flags) for outcome in outcomes], np.uint8),
             digests=np.concatenate([self.by_name[name].digests[rows] for name, rows in runs]),
@@ -110,17 +102,27 @@ class MergedChunks:
         )
 
 
-def write_all(writer: EmbeddingsWriter, outcomes: Iterable[Outcome], chunks: MergedChunks, ledger: IO[str]) -> None:
-    """Stream vectors and ledger lines, a block of records at a time."""
+def write_all(writer: EmbeddingsWriter, outcomes: Iterable[Outcome], chunks: MergedChunks, ledger: IO[str], failed: IO[str]) -> None:
+    """Stream vectors and lines, a block of records at a time."""
     ledger.write(HEADER)
+    failed.write(FAILED_HEADER)
     row, residues = 0, RESIDUES_PER_BLOCK if any(map(is_per_residue, chunks.names)) else sys.maxsize
     for some in in_blocks(outcomes, RECORDS_PER_BLOCK, residues):
         for outcome in some:
             ledger.write(outcome.as_line(row))
             row += outcome.has_vector
+            if not outcome.has_vector:
+                failed.write(outcome.as_failed_line())
         embedded = [outcome for outcome in some if outcome.has_vector]
         if embedded:
             writer.append(chunks.block(embedded))
+
+
+@contextmanager
+def writing_table(path: Path) -> Iterator[IO[str]]:
+    """Yield a text file; `path` appears, durable and whole, when the block ends well. /dev/null takes what nobody asks for."""
+    with nullcontext(path) if path == Path(os.devnull) else replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table:
+        yield table
 
 
 def check_coverage(writer: EmbeddingsWriter, outcomes: Iterable[Outcome]) -> None:
@@ -171,9 +173,11 @@ def main(options: Options) -> None:
         verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
         form = Form(options.store_dtype, options.compression)
         widths = {name: next(iter(chunks.by_name.values())).width(name) for name in chunks.names}
-        ledger = stack.enter_context(open(stack.enter_context(replacing(outdir / "ledger.tsv")), "w", encoding="utf-8"))
-        with creating_embeddings(outdir / "embeddings.h5", attributes["n_embedded"], totals.embedded_residues, widths, form) as writer:
-            write_all(writer, outcomes(), chunks, ledger)
+        tables = [outdir / "ledger.tsv", outdir / "failed.tsv" if attributes["n_skipped"] else Path(os.devnull)]
+        ledger, failed = (stack.enter_context(writing_table(path)) for path in tables)
+        sizes = Sizes(attributes["n_embedded"], totals.embedded_residues, widths, totals.has_samples)
+        with creating_embeddings(outdir / "embeddings.h5", sizes, form) as writer:
+            write_all(writer, outcomes(), chunks, ledger, failed)
             check_coverage(writer, outcomes())
             writer.finish(dict(attributes, verify=json.dumps(verdict)))
     write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict), indent=2) + "\n")
@@ -181,15 +185,6 @@ def main(options: Options) -> None:
         for name in chunks.by_name:
             remove_checkpoint(folder_of(Path(options.anchor)), chunks.identity.digest, name)
     log.info("embeddings.h5: %(n_embedded)d of %(n_records)d records, model %(model)s", attributes)
-
-
-def remove_checkpoint(root: Path, identity: str, chunk: str) -> None:
-    """Remove what a merged chunk does not need any more, and the identity's folder with its last chunk."""
-    folder = batch_path(root, identity, chunk, 0).parent
-    for _ in range(2):  # an orphaned task may commit a last batch while the first pass is at it
-        shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # other chunks are still there
-        folder.parent.rmdir()
 
 
 if __name__ == "__main__":

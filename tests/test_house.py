@@ -16,7 +16,21 @@ PACKAGE = BIN / "protembed"
 SCRIPTS = sorted(BIN.glob("*.py"))
 # The lowest level may be imported by all others of the package; those import nothing else of it.
 LOWEST = {"errors", "atomic", "packing", "identity", "layout", "records", "hdf5", "marker", "sampling", "shapes", "seals", "consistency", "torch_dataset"}
-LOWEST |= {"fasta", "proteins", "first_seen", "borders", "allocation", "windows", "tokens", "projection", "attention", "underway", "batch", "pooling"}
+LOWEST |= {
+    "checkpoint_folder",
+    "fasta",
+    "proteins",
+    "first_seen",
+    "borders",
+    "allocation",
+    "windows",
+    "tokens",
+    "projection",
+    "attention",
+    "underway",
+    "batch",
+    "pooling",
+}
 USERS_OWN = {"show_progress", "check_h5"}  # scripts that are no steps of the pipeline
 TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint", "committer"}
 TORCH_ALLOWED |= {"pooling", "stitching", "torch_dataset", "embed_chunk", "fetch_weights", "verify_embeddings"}

@@ -48,7 +48,7 @@ def check_records(file: h5py.File, name: str) -> None:
     if recipe.digest != file.attrs["identity"]:
         raise ForeignFile(f"{name}: its recipe is not that of its identity {file.attrs['identity']}")
     vectors, rows = vector_names(recipe.repr_layers, recipe.include), len(file["sequence_ids"])
-    others = ["flags", "lengths", "sequence_ids", "sha256"] + ["offsets"] * ("per_tok" in recipe.include)
+    others = ["flags", "lengths", "sequence_ids", "sha256"] + ["offsets"] * ("per_tok" in recipe.include) + ["samples"] * ("samples" in file)
     if rows != file.attrs["n_embedded"] or file.attrs["n_records"] != file.attrs["n_embedded"] + file.attrs["n_skipped"]:
         counts = ", ".join(f"{key} {file.attrs[key]}" for key in ("n_records", "n_embedded", "n_skipped"))
         raise Incomplete(f"{name}: {rows} rows, but {counts}: rows are missing")

@@ -1,4 +1,4 @@
-"""ledger.tsv: what became of every record of the input, in its order. Standard library only."""
+"""ledger.tsv: what became of every record of the input, in its order; failed.tsv: those without a vector, when there are any. Standard library only."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +8,8 @@ from protembed.errors import BadInput, Incomplete
 from protembed.layout import Flag
 from protembed.records import RecordRow
 
-HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\n"
+HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\tsample\n"
+FAILED_HEADER = "id\tsample\tstatus\tresidues\treason\n"
 MOST_SHOWN = 20
 WITH_VECTOR = ("embedded", "windowed", "duplicate")  # statuses
 
@@ -36,7 +37,11 @@ class Outcome(NamedTuple):
         """As it stands in the ledger; `next_row` is its row of embeddings.h5 if it has one."""
         record, place = self.record, next_row if self.has_vector else "-"
         status = self.status if self.has_vector else "skipped"
-        return f"{record.id}\t{status}\t{place}\t{record.residues}\t{int(self.flags)}\t{record.sha256}\t{self.reason}\n"
+        return f"{record.id}\t{status}\t{place}\t{record.residues}\t{int(self.flags)}\t{record.sha256}\t{self.reason}\t{record.sample}\n"
+
+    def as_failed_line(self) -> str:
+        """As it stands in failed.tsv, which lists records without vectors only."""
+        return f"{self.record.id}\t{self.record.sample}\t{self.status}\t{self.record.residues}\t{self.reason}\n"
 
 
 def in_blocks(outcomes: Iterable[Outcome], records: int, residues: int) -> Iterator[List[Outcome]]:
@@ -59,6 +64,7 @@ class Totals(NamedTuple):
     counts: Counter  # status -> records; `records` is their sum
     flags: Counter  # flag name -> records
     embedded_residues: int
+    has_samples: bool  # a samplesheet named them
 
 
 def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
@@ -66,13 +72,15 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
 
     on_failure: 'skip' lets failed sequences go without a vector, never a lost one.
     """
+    unwanted = {"lost", "failed"} if on_failure == "error" else {"lost", "kept"}  # to skip the failed is no leave to lose their neighbours
     counts, flags = Counter(records=0), Counter({flag.name.lower(): 0 for flag in Flag})
-    residues, shown = 0, []
+    residues, shown, has_samples = 0, [], False
     for outcome in outcomes:
         counts.update(["records", outcome.status])
         flags.update(flag.name.lower() for flag in Flag if flag & outcome.flags)
         residues += outcome.residues
-        if outcome.status == "lost" or (outcome.status == "failed" and on_failure == "error"):
+        has_samples |= bool(outcome.record.sample)
+        if outcome.status in unwanted:
             counts["wanted"] += 1
             if len(shown) < MOST_SHOWN:
                 shown.append(f"{outcome.record.id}: {outcome.reason}")
@@ -80,7 +88,7 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
         kept = f"; {counts['kept']} others of their chunks are kept in checkpoints" if counts["kept"] else ""
         first = f"{counts['wanted']} of {counts['records']} records have no vector{kept}; resume to try them again, or give --on_failure skip:"
         raise Incomplete("\n".join([first, *shown]))
-    return Totals(counts, flags, residues)
+    return Totals(counts, flags, residues, has_samples)
 
 
 def read_ledger(path: Path) -> Iterator[Dict[str, str]]:

@@ -35,7 +35,7 @@ class RecordRow(NamedTuple):
 def table_of(rows: "zip[tuple]") -> str:
     """The lines of some rows, each a tuple of RecordRow's fields."""
     return "".join(
-        [f"{name}\t{residues}\t{digest}\t{chunk}\t{row}\t{flags}\t{note}\t{sample}\n" for name, residues, digest, chunk, row, flags, note, sample in rows]
+        [f"{name}\t{residues}\t{digest}\t{chunk}\t{row}\t{flags:d}\t{note}\t{sample}\n" for name, residues, digest, chunk, row, flags, note, sample in rows]
     )
 
 

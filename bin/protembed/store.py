@@ -1,6 +1,7 @@
 """embeddings.h5, format 1.0: writing it record by record, and judging a finished one.
 
     /sequence_ids  (N,) utf-8     input order, one per embedded record
+    /samples       (N,) utf-8     of the samplesheet, when there was one
     /embeddings    (N, D)         hard link to the first layer's mean, when mean is included
     /lengths       (N,) int32     residues of the record          /flags (N,) uint8, layout.Flag
     /sha256        (N, 32) uint8  of the canonical sequence
@@ -45,6 +46,7 @@ class RecordBlock(NamedTuple):
     """Some consecutive records and their vectors."""
 
     ids: Sequence[str]
+    samples: Sequence[str]
     lengths: np.ndarray  # (B,) int32
     flags: np.ndarray  # (B,) uint8
     digests: np.ndarray  # (B, 32) uint8
@@ -52,15 +54,27 @@ class RecordBlock(NamedTuple):
     vectors: Dict[str, np.ndarray]  # by layout.vector_name: (B, D), per_tok (sum of residues, D)
 
 
+class Sizes(NamedTuple):
+    """What a file will hold."""
+
+    records: int
+    residues: int  # embedded
+    widths: Dict[str, int]  # vector dataset name -> D
+    has_samples: bool
+
+
 class EmbeddingsWriter:
     """Appends blocks of records to a file whose size is known; memory does not depend on it."""
 
-    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], records: int, residues: int, widths: Dict[str, int], form: Form):
+    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], sizes: Sizes, form: Form):
+        records, residues, widths, has_samples = sizes
         self._file, self._raise_fault, self._records, self._names = file, raise_fault, records, list(widths)
         self._next = self._next_residue = 0
         self._form = form
         self._per_residue = [name for name in widths if is_per_residue(name)]
-        file.create_dataset("sequence_ids", (records,), dtype=h5py.string_dtype("utf-8"))
+        self._columns = ["sequence_ids", "samples"] if has_samples else ["sequence_ids"]
+        for column in self._columns:
+            file.create_dataset(column, (records,), dtype=h5py.string_dtype("utf-8"))
         create_contiguous(file, "lengths", (records,), np.int32)
         create_contiguous(file, "flags", (records,), np.uint8)
         create_contiguous(file, "sha256", (records, 32), np.uint8)
@@ -77,7 +91,8 @@ class EmbeddingsWriter:
         """Write the next records."""
         here = slice(self._next, self._next + len(block.ids))
         ends = self._next_residue + np.cumsum(block.residues)
-        self._file["sequence_ids"][here] = np.array(block.ids, dtype=object)
+        for column, words in zip(self._columns, (block.ids, block.samples)):
+            self._file[column][here] = np.array(words, dtype=object)
         self._file["lengths"][here] = block.lengths
         self._file["flags"][here] = block.flags
         self._file["sha256"][here] = block.digests
@@ -116,13 +131,10 @@ class EmbeddingsWriter:
 
 
 @contextmanager
-def creating_embeddings(path: Path, records: int, residues: int, widths: Dict[str, int], form: Form) -> Iterator[EmbeddingsWriter]:
-    """Yield a writer; `path` appears, durable and whole, when the block ends well.
-
-    records, residues: totals of what will be appended. widths: vector dataset name -> D.
-    """
+def creating_embeddings(path: Path, sizes: Sizes, form: Form) -> Iterator[EmbeddingsWriter]:
+    """Yield a writer; `path` appears, durable and whole, when the block ends well. sizes: of all that will be appended."""
     with replacing(path) as temporary, writing(temporary, "w") as (file, raise_fault):
-        yield EmbeddingsWriter(file, raise_fault, records, residues, widths, form)
+        yield EmbeddingsWriter(file, raise_fault, sizes, form)
 
 
 def check_embeddings(path: Path) -> Dict[str, object]:

@@ -14,6 +14,7 @@ process MERGE_CHUNKS {
     output:
     path 'embeddings.h5', emit: embeddings
     path 'ledger.tsv', emit: ledger
+    path 'failed.tsv', emit: failed, optional: true
     path 'summary.json', emit: summary
 
     script:

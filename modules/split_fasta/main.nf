@@ -17,9 +17,10 @@ process SPLIT_FASTA {
     script:
     // Staged in numbered folders, so files of equal name can meet; the names carry the order into the hash.
     def ordered = (1..options.names.size()).collect { number -> "'input/${number}/${options.names[number - 1]}'" }.join(' ')
+    def samples = options.samples.any() ? "--samples '${options.samples.join(',')}'" : ''
     def size = options.size.collect { name, value -> "--${name} '${value}'" }.join(' ')
     """
-    split_fasta.py ${ordered} ${size} \\
+    split_fasta.py ${ordered} ${samples} ${size} \\
         --invalid-residues ${options.invalid_residues} \\
         --duplicate-ids ${options.duplicate_ids} \\
         --longest-allowed ${options.longest_allowed} \\

@@ -1,0 +1,56 @@
+/* What --input names: FASTA files, or a samplesheet that names them with their samples. */
+
+// [[fasta: /abs/a.fasta.gz, sample: 'liver'], ...] in order. Without a samplesheet the samples are empty.
+def inputsOf(input) {
+    def entries = input.tokenize(',').collect { entry -> entry.trim() }
+    if( entries.size() == 1 && entries[0] ==~ /.*\.(csv|tsv)/ ) {
+        return rowsOf(file(entries[0], checkIfExists: true))
+    }
+    def sheet = entries.find { entry -> entry ==~ /.*\.(csv|tsv)/ }
+    if( sheet ) {
+        error("--input names the samplesheet ${sheet} beside other files; give one samplesheet, or FASTA files")
+    }
+    return entries
+        .collectMany { entry -> files(entry, checkIfExists: true).sort { path -> path.name } }
+        .collect { path -> [fasta: stageable(path), sample: ''] }
+}
+
+// The rows of a samplesheet: columns `sample` and `fasta` in any order, others are not looked at. Relative paths start from its folder.
+def rowsOf(sheet) {
+    def separator = sheet.name.endsWith('.tsv') ? '\t' : ','
+    def rows = sheet.splitCsv(header: true, sep: separator, quote: '"', strip: true)
+        .collect { row -> row.collectEntries { name, value -> [name.replace('\uFEFF', '').trim(), value?.trim()] } }
+        .findAll { row -> row.values().any() }
+    if( !rows || !rows[0].keySet().containsAll(['sample', 'fasta']) ) {
+        error("${sheet.name}: a samplesheet has a header with the columns sample and fasta, and a line for each file; found ${rows.size()} files and the columns ${rows ? rows[0].keySet().join(', ') : '-'}")
+    }
+    def faults = []
+    def inputs = []
+    rows.eachWithIndex { row, index ->
+        def where = "${sheet.name}: record ${index + 1}"
+        def fasta = row.fasta ? resolved(sheet, row.fasta) : null
+        if( !(row.sample ==~ /[^\s,'"\\$`]+/) ) {
+            faults << "${where} has the sample '${row.sample ?: ''}'; write a name without white space, commas, quotes, \$ and backslashes"
+        }
+        if( !fasta || !fasta.exists() ) {
+            faults << "${where} has the fasta '${row.fasta ?: ''}', which is not there; relative paths start from the samplesheet's folder"
+        }
+        inputs << [fasta: fasta, sample: row.sample]
+    }
+    if( faults ) {
+        error((faults.take(20) + (faults.size() > 20 ? ["... and ${faults.size() - 20} more"] : [])).join('\n'))
+    }
+    return inputs.collect { input -> [fasta: stageable(input.fasta), sample: input.sample] }
+}
+
+def resolved(sheet, fasta) {
+    return fasta.startsWith('/') || fasta.contains('://') ? file(fasta) : sheet.parent.resolve(fasta).normalize()
+}
+
+// A name that can stand in single quotes in a task's script.
+def stageable(path) {
+    if( path.name =~ /['\p{Cntrl}]/ ) {
+        error("${path} has a quote or a control character in its name; rename it")
+    }
+    return path
+}

@@ -1,0 +1,58 @@
+"""--input as users have it: samplesheets, names of files, and what becomes of the records."""
+
+import csv
+
+import h5py
+import pytest
+
+from tests.conftest import make_proteins, metrics_of, write_fasta
+from tests.nextflow import PARSERS, basic, run_pipeline
+
+pytestmark = pytest.mark.nextflow
+
+
+def table(path):
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def test_the_sample_of_a_samplesheet_reaches_ledger_and_h5_and_what_is_left_out_is_in_failed_tsv(tmp_path, hostile_pt):
+    """One run for all: a sheet from a spreadsheet, a sample of two files, 30 % repeats across files and chunks, a record without a vector."""
+    unique = make_proteins([90] * 70, seed=5)
+    given = [*unique, *unique[:30]]
+    folder = tmp_path / "sheets of mine"
+    folder.mkdir()
+    write_fasta(folder / "a b.fasta", given[:40], "a")
+    write_fasta(tmp_path / "b.fasta", given[40:80], "b")
+    (folder / "c.fasta").write_text("".join(f">c{number}\n{sequence}\n" for number, sequence in enumerate(given[80:])) + ">bad\nMJK\n")
+    rows = ["fasta,note,sample", '"a b.fasta",x,liver', f"{tmp_path}/b.fasta,,gut", "", "c.fasta,y,liver"]
+    (folder / "sheet.csv").write_bytes("\ufeff".encode() + "\r\n".join(rows).encode() + b"\r\n")
+    arguments = [*basic(tmp_path, hostile_pt), "--input", folder / "sheet.csv", "--invalid_residues", "skip", "--verify", "0"]
+    run = run_pipeline(tmp_path, *arguments, parser="v2")
+
+    expected = ["liver"] * 40 + ["gut"] * 40 + ["liver"] * 20
+    ledger, failed = table(tmp_path / "results" / "ledger.tsv"), table(tmp_path / "results" / "failed.tsv")
+    assert [line["sample"] for line in ledger] == [*expected, "liver"]
+    with h5py.File(tmp_path / "results" / "embeddings.h5") as file:
+        assert list(file["samples"].asstr()) == expected
+        assert list(file["sequence_ids"].asstr()) == [line["id"] for line in ledger[:-1]]
+    assert failed == [dict(id="bad", sample="liver", status="skipped", residues="3", reason="letters outside the alphabet: J")]
+    assert [line["status"] for line in ledger] == ["embedded"] * 70 + ["duplicate"] * 30 + ["skipped"]
+    metrics = metrics_of(tmp_path / "work")
+    assert run.submitted()["EMBED_CHUNK"] == len(metrics) >= 3
+    assert sum(task["computed"] for task in metrics) == 70, "a repeat was computed again"
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_faults_of_a_samplesheet_are_named_before_any_task(tmp_path, hostile_pt, parser):
+    write_fasta(tmp_path / "a.fasta", ["MKV"])
+    (tmp_path / "sheet.tsv").write_text("sample\tfasta\nsome liver\ta.fasta\ngut\tb.fasta\n\ta.fasta\n")
+    (tmp_path / "columns.csv").write_text("name,fasta_1\nx,a.fasta\n")
+    for sheet, says in {
+        "sheet.tsv": ["record 1 has the sample 'some liver'", "record 2 has the fasta 'b.fasta', which is not there", "record 3 has the sample ''"],
+        "columns.csv": ["has a header with the columns sample and fasta", "the columns name, fasta_1"],
+        "a.fasta,sheet.tsv": ["give one samplesheet, or FASTA files"],
+    }.items():
+        run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--input", sheet, parser=parser, check=False)
+        assert run.code != 0 and not run.submitted()
+        assert all(line in run.output for line in says), run.output
