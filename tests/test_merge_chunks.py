@@ -6,11 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
-from protembed.errors import CorruptStore, Incomplete
+from protembed.errors import CorruptStore
 from protembed.layout import Flag
-from protembed.ledger import Outcome, count
 from protembed.proteins import digest_of, read_fasta
-from protembed.records import RecordRow, read_records
+from protembed.records import read_records
 from protembed.store import check_embeddings
 from tests.conftest import draw_lengths, make_proteins, reference_layers, relative_l2, run_inside, write_fasta
 
@@ -197,15 +196,3 @@ def test_check_finds_a_number_that_was_changed_in_the_finished_file(run, weights
         file[dataset][0] = file[dataset][0] + 1
     with pytest.raises(CorruptStore, match="damaged"):
         check_embeddings(tmp_path / "embeddings.h5")
-
-
-@pytest.mark.parametrize("status, on_failure, complete", [("failed", "skip", True), ("skipped", "error", True), ("failed", "error", False)])
-@pytest.mark.parametrize("neighbour", ["embedded", "kept", "lost"])
-def test_only_what_a_policy_leaves_out_may_be_without_a_vector(status, on_failure, complete, neighbour):
-    record = RecordRow("a", 3, "-", "chunk", 0, Flag(0), "")
-    outcomes = [Outcome(record, "embedded", Flag(0), ""), Outcome(record, status, Flag(0), "why"), Outcome(record, neighbour, Flag(0), "gone")]
-    if complete and (neighbour == "embedded" or (neighbour, on_failure) == ("kept", "error")):
-        assert count(outcomes, on_failure).counts["records"] == 3
-    else:
-        with pytest.raises(Incomplete, match="of 3 records have no vector"):
-            count(outcomes, on_failure)
