@@ -6,6 +6,7 @@ import pytest
 
 from protembed import store
 from protembed.ledger import Outcome, in_blocks
+from protembed.reading import Embeddings
 from protembed.shapes import Shape
 from protembed.store import check_embeddings
 from protembed.weights import random_esm2, save_esm2
@@ -27,6 +28,19 @@ def test_a_compressed_file_holds_the_same_numbers_in_pieces_of_whole_rows(run, w
             assert rows * width * 4 <= 1 << 16 and other[name].id.get_storage_size() < one[name].id.get_storage_size()
         assert len(other["representations/3/per_tok"]) > 5 * rows
         assert np.array_equal(other["representations/3/per_tok"][rows - 1 : rows + 1], one["representations/3/per_tok"][rows - 1 : rows + 1])
+
+
+def test_a_compressed_file_is_read_as_any_other(run, weights, tmp_path):  # noqa: F811
+    merge(run, weights, tmp_path / "plain")
+    merge(run, weights, tmp_path / "small", "--compression", "gzip")
+    with Embeddings(tmp_path / "plain" / "embeddings.h5") as plain, Embeddings(tmp_path / "small" / "embeddings.h5") as small:
+        for which in (3, -1, slice(2, 30, 3), slice(30, 2, -3), [7, 3, 3, -2], [plain.ids[9], plain.ids[1]], plain.ids[5]):
+            assert np.array_equal(plain.mean(which, 3), small.mean(which, 3))
+            ours, theirs = plain.per_tok(which, 1), small.per_tok(which, 1)
+            assert len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
+        rows = np.array([5, 0, 5])
+        for name in plain.names:
+            assert np.array_equal(plain.vectors(name, rows), small.vectors(name, rows)) and plain.width(name) == small.width(name)
 
 
 def test_an_empty_result_can_be_compressed(tmp_path):

@@ -89,6 +89,22 @@ def create_compressed(file: h5py.File, name: str, shape: tuple, dtype, compressi
     return file.create_dataset(name, shape, dtype, chunks=chunks, compression=compression, compression_opts=level, shuffle=True, fillvalue=None)
 
 
+class CompressedRows:
+    """The rows of a compressed dataset, indexed as an array's are, of which only what is asked for is read. For as long as its file is open."""
+
+    def __init__(self, dataset: h5py.Dataset):
+        self._dataset, self.shape, self.dtype = dataset, dataset.shape, dataset.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which) -> np.ndarray:
+        if isinstance(which, (int, np.integer)) or (isinstance(which, slice) and (which.step or 1) > 0):
+            return self._dataset[which]
+        rows, places = np.unique(np.arange(len(self))[which], return_inverse=True)  # HDF5 wants them rising, each once
+        return self._dataset[rows][places]
+
+
 class Place(NamedTuple):
     """Where the rows of a contiguous dataset stand in its file: they are written in any order without a call into HDF5 for each.
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from protembed.consistency import check_records
 from protembed.errors import CorruptStore
+from protembed.hdf5 import CompressedRows
 from protembed.identity import Identity
 from protembed.layout import FORMAT, KINDS, is_per_residue, vector_name, vector_names
 from protembed.seals import check_seal, damage_named, opened
@@ -56,7 +57,7 @@ class Embeddings:
             raise
 
     def close(self) -> None:
-        """Arrays that were handed out stay valid."""
+        """Arrays that were handed out stay valid, but for those of a compressed file."""
         self._open.close()
 
     def __enter__(self) -> "Embeddings":
@@ -70,7 +71,9 @@ class Embeddings:
 
     def _mapped(self, name: str) -> np.ndarray:
         dataset = self._file[name]
-        if dataset.size == 0 or dataset.id.get_offset() is None:  # stored in pieces, by another program
+        if dataset.size and dataset.chunks:
+            return CompressedRows(dataset)
+        if dataset.size == 0 or dataset.id.get_offset() is None:  # by another program
             return dataset[:]
         if dataset.id.get_offset() + dataset.nbytes > self.path.stat().st_size:
             raise CorruptStore(f"{self.path.name} is torn: it ends within {name}")
