@@ -2,6 +2,7 @@
 # make test    set up what is missing and run all tests that need no container engine and no cluster (some 25 minutes on two cores)
 # make kill-test  1000 real proteins, 2 workers: kill them, Nextflow and everything in mid-run, resume, compare every bit, print a report
 # make storm   SIGKILLs at random instants, results compared with an undisturbed run's   (KILLS=200, SEED=0)
+# make fuzz   drawn FASTA files and command lines for the split: no traceback, no record lost   (MINUTES=10, SEED=0)
 # make test-docker   those in containers: needs a Docker daemon and `make images`
 # make test-slurm   those on a cluster: needs a SLURM with two GPUs, which .ci/slurm-up pretends on a bare Debian machine (root)
 # make setup   only set up: .venv from locked requirements, Nextflow
@@ -14,10 +15,11 @@ OUTDIR  ?= results/demo
 TESTS   ?= tests
 KILLS   ?= 200
 SEED    ?= 0
+MINUTES ?= 10
 LOCK    := containers/requirements/dev.txt
 STAMP   := .venv/.complete
 
-.PHONY: setup nextflow demo test kill-test storm test-docker test-slurm images lock
+.PHONY: setup nextflow demo test kill-test storm fuzz test-docker test-slurm images lock
 
 setup: $(STAMP)
 
@@ -45,6 +47,9 @@ kill-test: setup
 
 storm: setup
 	@.venv/bin/python -m tests.storm --kills $(KILLS) --seed $(SEED)
+
+fuzz: setup
+	@.venv/bin/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 test-docker: setup
 	@.venv/bin/python -m pytest -m docker $(TESTS)

@@ -66,7 +66,9 @@ class RecordChecker:
         for place, sequence in enumerate(sequences):
             letters = [] if are_usual(sequence) else foreign_letters(sequence)
             found = f"letters outside the alphabet: {' '.join(letters)}"
-            if letters and self._invalid_residues == "substitute":
+            if "<" in letters and self._invalid_residues == "substitute":  # X for the brackets of <mask> would leave M, A, S, K for residues
+                faults.append((place, "has a '<', which begins no residue; ESM's tokens cannot be written into a sequence"))
+            elif letters and self._invalid_residues == "substitute":
                 sequences[place], flags[place], notes[place] = substitute_foreign(sequence), int(Flag.SUBSTITUTED), f"X in place of {' '.join(letters)}"
             elif letters:
                 sequences[place], notes[place] = "", found
