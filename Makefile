@@ -33,7 +33,7 @@ $(STAMP): $(LOCK) | nextflow
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "Python's venv module is missing. Install it: apt-get install python3-venv"; exit 1; }
 	@echo "filling .venv from $(LOCK), once (torch with CUDA is some 5 GB)"
 	@$(PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes --requirement $(LOCK)
 	@touch $@
 
 demo: setup
@@ -61,5 +61,5 @@ images:
 	@containers/build.sh $(BUILD_OPTIONS)
 
 lock:
-	cd containers/requirements && for name in tools embed dev; do \
-	    uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade $$name.in -o $$name.txt; done
+	cd containers/requirements && for name in tools embed report dev; do \
+	    uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-emit-package kaleido --upgrade $$name.in -o $$name.txt; done

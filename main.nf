@@ -1,6 +1,6 @@
 #!/usr/bin/env nextflow
 /*
- * proteins.fasta -> SPLIT_FASTA -> chunk_*.fasta -> EMBED_CHUNK -> chunk_*.h5 -> MERGE_CHUNKS -> embeddings.h5 + ledger.tsv
+ * proteins.fasta -> SPLIT_FASTA -> chunk_*.fasta -> EMBED_CHUNK -> chunk_*.h5 -> MERGE_CHUNKS -> embeddings.h5 + ledger.tsv -> MAKE_REPORT, MULTIQC -> report.html
  *                                                  a sample of the vectors -> VERIFY_EMBEDDINGS -> verify.json
  *
  * This is the only file that reads params. A step gets every value that can change its result as an input, because
@@ -16,6 +16,8 @@ include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
 include { EMBED_CHUNK   } from './modules/embed_chunk/main.nf'
 include { MERGE_CHUNKS  } from './modules/merge_chunks/main.nf'
 include { VERIFY_EMBEDDINGS } from './modules/verify_embeddings/main.nf'
+include { MAKE_REPORT   } from './modules/make_report/main.nf'
+include { MULTIQC       } from './modules/multiqc/main.nf'
 
 workflow {
     main:
@@ -59,6 +61,8 @@ workflow {
 
     // Before the merge: embeddings.h5 appears only when its numbers are proven. [chunk_0dcc6e04baffd4a2.h5, ...] that hold the sample.
     verdict = []
+    versions = channel.of("Workflow:\n  Nextflow: \"${workflow.nextflow.version}\"\n  protembed: \"${workflow.manifest.version}\"\n")
+        .mix(SPLIT_FASTA.out.versions, FETCH_WEIGHTS.out.versions, EMBED_CHUNK.out.versions)
     if( chosen.verify > 0 ) {
         holding = EMBED_CHUNK.out.vectors
             .combine(SPLIT_FASTA.out.totals)
@@ -67,11 +71,26 @@ workflow {
             .toSortedList { left, right -> left.name <=> right.name }
         VERIFY_EMBEDDINGS(holding, SPLIT_FASTA.out.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, code)
         verdict = VERIFY_EMBEDDINGS.out.verdict
+        versions = versions.mix(VERIFY_EMBEDDINGS.out.versions)
     }
 
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
     MERGE_CHUNKS(embedded, SPLIT_FASTA.out.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'on_failure']), code)
+
+    versions = versions.mix(MERGE_CHUNKS.out.versions)
+
+    // After the merge: nothing waits for the report, and no run fails for want of it.
+    if( chosen.report ) {
+        measured = EMBED_CHUNK.out.metrics.toSortedList { left, right -> left.name <=> right.name }
+        software = versions.map { version -> textOf(version) }.unique().toSortedList().map { texts -> texts.join() }
+        MAKE_REPORT(measured, MERGE_CHUNKS.out.summary, MERGE_CHUNKS.out.ledger, MERGE_CHUNKS.out.embeddings, software, code)
+        MULTIQC(MAKE_REPORT.out.sections)
+        MULTIQC.out.report.view { _report -> "how it went: ${chosen.outdir}/report.html" }
+        versions = versions.mix(MAKE_REPORT.out.versions, MULTIQC.out.versions)
+    }
+    versions.map { version -> textOf(version) }.unique()
+        .collectFile(name: 'software_versions.yml', storeDir: "${chosen.outdir}/pipeline_info", sort: true)
 
     // [summary.json, [chunk_0dcc6e04baffd4a2.metrics.json, ...]]
     MERGE_CHUNKS.out.summary.combine(EMBED_CHUNK.out.metrics.toList().map { metrics -> [metrics] })
@@ -85,6 +104,11 @@ workflow {
             log.info("everything was cached: ${workflow.stats.cachedCount} tasks of earlier runs, nothing computed")
         }
     }
+}
+
+// Of a versions.yml, or of what is text already.
+def textOf(version) {
+    return version instanceof Path ? version.text : version.toString()
 }
 
 // What the size of chunks depends on: what the user asks for, or what a task will cost.

@@ -189,6 +189,7 @@ def main(options: Options) -> None:
         embed_seconds=computed - loaded,
         seconds=time.monotonic() - started,
         version=__version__,
+        attempts=attempt.history(),
     )
     write_text(outdir / f"{chunk.name}.metrics.json", json.dumps(metrics, indent=2) + "\n")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build both images under the names that conf/images.config gives them. Options of `docker build` may follow:
+# Build the images under the names that conf/images.config gives them. Options of `docker build` may follow:
 #   containers/build.sh
 #   containers/build.sh --network host --build-arg BASE=base:local --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt
 set -euo pipefail
@@ -15,7 +15,7 @@ while read -r client; do
 done < <(type -ap docker)
 [ -n "$docker" ] || { echo "no docker client with BuildKit is on PATH. Install one: apt-get install docker.io, or docker-ce-cli with docker-buildx-plugin" >&2; exit 1; }
 
-for image in tools embed; do
+for image in tools embed report; do
     tag=$(sed -nE "s/.*container *= *'([^']*protembed-$image:[^']*)'.*/\1/p" "$images")
     [ -n "$tag" ] || { echo "conf/images.config names no protembed-$image image" >&2; exit 1; }
     echo "building $tag" >&2

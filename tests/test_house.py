@@ -18,6 +18,7 @@ SCRIPTS = sorted(BIN.glob("*.py"))
 LOWEST = {"errors", "atomic", "packing", "identity", "layout", "records", "hdf5", "marker", "sampling", "shapes", "seals", "consistency", "torch_dataset"}
 LOWEST |= {
     "checkpoint_folder",
+    "custom_content",
     "fasta",
     "proteins",
     "first_seen",
@@ -31,7 +32,7 @@ LOWEST |= {
     "batch",
     "pooling",
 }
-USERS_OWN = {"show_progress", "check_h5"}  # scripts that are no steps of the pipeline
+USERS_OWN = {"show_progress", "check_h5", "software_versions"}  # scripts that are no steps of the pipeline
 TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint", "committer"}
 TORCH_ALLOWED |= {"pooling", "stitching", "torch_dataset", "embed_chunk", "fetch_weights", "verify_embeddings"}
 
@@ -64,7 +65,7 @@ def test_only_what_computes_imports_torch(path):
     assert not heavy or path.stem in TORCH_ALLOWED
 
 
-@pytest.mark.parametrize("script", ["split_fasta", "merge_chunks"])
+@pytest.mark.parametrize("script", ["split_fasta", "merge_chunks", "make_report"])
 def test_split_and_merge_run_without_torch_in_reach(script):
     blocked = "import sys; sys.modules['torch'] = None; sys.modules['esm'] = None; import runpy; sys.argv = ['x', '--help']; "
     done = subprocess.run(

@@ -11,8 +11,9 @@ import json
 import os
 import re
 import socket
+import time
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List
 
 from protembed.atomic import create_exclusive
 from protembed.errors import Transient
@@ -28,7 +29,7 @@ class Attempt:
         """Take the next number. Transient when the folder cannot be written."""
         self._place, self._session = (root, identity, chunk), session
         self._parent = os.getppid() if leave_with_parent else None
-        text = json.dumps(dict(facts, session=session, host=socket.gethostname(), pid=os.getpid()))
+        text = json.dumps(dict(facts, session=session, host=socket.gethostname(), pid=os.getpid(), began=time.time()))
         folder = attempt_path(*self._place, 0).parent
         self.number = max((int(match[1]) for match in map(_NUMBER.search, map(str, folder.iterdir())) if match), default=0)
         self._newest_seen = 0
@@ -41,6 +42,11 @@ class Attempt:
                 continue
             except OSError as error:
                 raise Transient(f"checkpoint folder {folder} cannot be written: {error}") from error
+
+    def history(self) -> List[Dict[str, object]]:
+        """The records of all tasks that have taken up the chunk until now, this one the last; what a torn file held is missing."""
+        numbers = range(1, self.number + 1)
+        return [dict(read_attempt(_read(attempt_path(*self._place, number))), attempt=number) for number in numbers]
 
     def given_up(self) -> str:
         """Why nobody will read what this task gives, or nothing."""

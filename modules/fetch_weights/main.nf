@@ -14,12 +14,14 @@ process FETCH_WEIGHTS {
     path 'weights', emit: weights
     path 'weights/weights.json', emit: description
     env 'WEIGHTS_SHA256', emit: sha256
+    path 'versions.yml', emit: versions
 
     script:
     def local = file ? "--file '${file}'" : ''
     """
     fetch_weights.py '${model}' ${local} --anchor ${anchor} --url '${url}'
     WEIGHTS_SHA256=\$(python3 -c 'import json; print(json.load(open("weights/weights.json"))["sha256"])')
+    software_versions.py ${task.process} torch fair-esm
     """
 
     stub:
@@ -27,5 +29,6 @@ process FETCH_WEIGHTS {
     mkdir weights
     touch weights/model.pt weights/weights.json
     WEIGHTS_SHA256=stub
+    software_versions.py ${task.process} torch fair-esm
     """
 }

@@ -16,6 +16,7 @@ process MERGE_CHUNKS {
     path 'ledger.tsv', emit: ledger
     path 'failed.tsv', emit: failed, optional: true
     path 'summary.json', emit: summary
+    path 'versions.yml', emit: versions
 
     script:
     def verify = verdict ? "--verify ${verdict}" : ''
@@ -27,11 +28,13 @@ process MERGE_CHUNKS {
         --code-digest ${code_digest} \\
         --run-command "\${PROTEMBED_COMMAND}" \\
         \$([ "\${PROTEMBED_KEEP_CHECKPOINTS}" = true ] && echo --keep-checkpoints)
+    software_versions.py ${task.process} h5py numpy
     """
 
     stub:
     """
     touch embeddings.h5 ledger.tsv
     echo '{"n_records": 0, "n_embedded": 0, "n_skipped": 0, "flags": {"duplicate": 0, "truncated": 0}}' > summary.json
+    software_versions.py ${task.process} h5py numpy
     """
 }

@@ -13,6 +13,7 @@ process SPLIT_FASTA {
     path 'records.tsv', emit: records
     path 'split.json', emit: totals
     path 'sample.fasta', emit: sample
+    path 'versions.yml', emit: versions
 
     script:
     // Staged in numbered folders, so files of equal name can meet; the names carry the order into the hash.
@@ -25,6 +26,7 @@ process SPLIT_FASTA {
         --duplicate-ids ${options.duplicate_ids} \\
         --longest-allowed ${options.longest_allowed} \\
         --sample ${options.verify}
+    software_versions.py ${task.process} biopython numpy zstandard
     """
 
     stub:
@@ -32,5 +34,6 @@ process SPLIT_FASTA {
     mkdir chunks
     touch chunks/chunk_0000000000000000.fasta records.tsv sample.fasta
     echo '{"sampled_chunks": ["chunk_0000000000000000"]}' > split.json
+    software_versions.py ${task.process} biopython numpy zstandard
     """
 }

@@ -11,15 +11,18 @@ process VERIFY_EMBEDDINGS {
 
     output:
     path 'verify.json', emit: verdict
+    path 'versions.yml', emit: versions
 
     script:
     """
     shopt -s nullglob
     verify_embeddings.py chunks/*.h5 --sample ${sample} --weights ${weights} --device "\${PROTEMBED_DEVICE}" --threads ${task.cpus}
+    software_versions.py ${task.process} torch fair-esm h5py numpy
     """
 
     stub:
     """
     echo '{"worst": {}}' > verify.json
+    software_versions.py ${task.process} torch fair-esm h5py numpy
     """
 }
