@@ -17,9 +17,7 @@ FP32_BOUND = 2e-5
 
 
 def test_the_whole_e_coli_proteome_comes_out_in_order_with_fair_esms_values(tmp_path, hostile_esm2, hostile_pt):
-    proteome = ROOT.parent / "shared" / "data" / "ecoli_UP000000625.fasta.gz"
-    if not proteome.exists():
-        pytest.skip("the proteome is not part of the repository; the demo's records are tested in its place")
+    proteome = ROOT / "assets" / "ecoli_proteome.fasta.gz"
     run_pipeline(tmp_path, "--input", proteome, "--model", hostile_pt, "--weights_dir", tmp_path, "--chunk_residues", 800000)
     records = list(read_fasta(proteome))
     with h5py.File(tmp_path / "results" / "embeddings.h5") as file:

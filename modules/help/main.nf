@@ -22,13 +22,14 @@ def allParameters(groups, manifest) {
         '    nextflow run main.nf -profile docker,gpu --input proteins.fasta --outdir results -resume',
         '',
         'Profiles (one dash, comma separated): where the software comes from: docker, podman, singularity, apptainer, venv;',
-        'what it runs on: gpu, slurm. More of each parameter: --help NAME. The pages: docs/usage.md, docs/output.md.',
+        'what it runs on: gpu, slurm, lsf, pbs, sge, k8s, awsbatch, google_batch, azurebatch; to try it: demo, test, test_full.',
+        'More of each parameter: --help NAME. The pages: docs/usage.md, docs/output.md.',
     ]
     groups.each { group ->
         lines += ['', bold("${group.title}. ") + group.description]
         group.properties.each { name, rule ->
-            def text = wrapped("${rule.description} ${remarks(name, rule, group)}".trim(), 92)
-            lines += text.withIndex().collect { line, index -> "  ${(index == 0 ? "--${name}" : '').padRight(22)}${line}" }
+            def text = wrapped("${rule.description} ${remarks(name, rule, group)}".trim(), 88)
+            lines += text.withIndex().collect { line, index -> "  ${(index == 0 ? "--${name}" : '').padRight(26)}${line}" }
         }
     }
     return lines.join('\n')

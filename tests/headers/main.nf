@@ -1,0 +1,13 @@
+/* One task like those that embed: what is asked for it is what is asked for the pipeline's own (tests/test_profiles.py). */
+
+process EMBED_CHUNK {
+    label 'process_gpu'
+    debug true
+
+    script:
+    "echo 'asked: ${[task.accelerator?.request, task.accelerator?.type, task.machineType, task.queue].join(' ')}'"
+}
+
+workflow {
+    EMBED_CHUNK()
+}
