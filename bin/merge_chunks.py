@@ -26,7 +26,7 @@ from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
 from protembed.identity import differences
-from protembed.layout import Flag, is_per_residue, vector_names
+from protembed.layout import is_per_residue, vector_names
 from protembed.ledger import FAILED_HEADER, HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, status_of
 from protembed.records import NOTHING, RecordRow, read_records
 from protembed.store import EmbeddingsWriter, Form, RecordBlock, Sizes, creating_embeddings
@@ -67,6 +67,8 @@ class MergedChunks:
             if file.identity != self.identity:
                 raise ForeignFile(f"{file.chunk} was made by another recipe: {'; '.join(differences(self.identity, file.identity))}")
         self.names = vector_names(self.identity.repr_layers, self.identity.include)
+        # A number out of a memoryview comes several times faster than out of an array.
+        self._views = {name: [memoryview(column.reshape(-1)) for column in (file.digests, file.flags, file.offsets)] for name, file in self.by_name.items()}
 
     def outcome(self, record: RecordRow) -> Outcome:
         """Look one record up in its chunk."""
@@ -78,14 +80,14 @@ class MergedChunks:
             return Outcome(record, "failed" if reason else "kept", record.flags, reason or "")
         if file is None:
             return Outcome(record, "lost", record.flags, f"{record.chunk} is missing")
-        if file.digests[record.row].tobytes().hex() != record.sha256:
-            return Outcome(record, "lost", record.flags, f"row {record.row} of {record.chunk} holds another sequence")
-        if record.row in file.failed:
-            return Outcome(record, "failed", record.flags, file.failed[record.row])
-        flags = record.flags | Flag(int(file.flags[record.row]))
-        residues = int(file.offsets[record.row + 1] - file.offsets[record.row])
+        row, (digests, flags_of, offsets) = record.row, self._views[record.chunk]
+        if digests[32 * row : 32 * row + 32].hex() != record.sha256:
+            return Outcome(record, "lost", record.flags, f"row {row} of {record.chunk} holds another sequence")
+        if row in file.failed:
+            return Outcome(record, "failed", record.flags, file.failed[row])
+        flags, residues = record.flags | flags_of[row], offsets[row + 1] - offsets[row]
         cut = cut_in_words(flags, residues, self.identity.max_residues)
-        return Outcome(record, status_of(flags), flags, "; ".join(filter(None, [record.note, cut])), residues)
+        return Outcome(record, status_of(flags), flags, f"{record.note}; {cut}" if record.note and cut else record.note or cut, residues)
 
     def block(self, outcomes: List[Outcome]) -> RecordBlock:
         """Gather the vectors of some consecutive records that have them."""
@@ -95,7 +97,7 @@ class MergedChunks:
             ids=[record.id for record in records],
             samples=[record.sample for record in records],
             lengths=np.array([record.residues for record in records], np.int32),
-            flags=np.array([int(outcome.flags) for outcome in outcomes], np.uint8),
+            flags=np.array([outcome.flags for outcome in outcomes], np.uint8),
             digests=np.concatenate([self.by_name[name].digests[rows] for name, rows in runs]),
             residues=np.array([outcome.residues for outcome in outcomes], np.int64),
             vectors={name: np.concatenate([self.by_name[chunk].vectors(name, rows) for chunk, rows in runs]) for name in self.names},

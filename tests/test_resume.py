@@ -120,14 +120,15 @@ def test_changed_code_in_the_package_recomputes_everything(tmp_path, hostile_pt)
     assert not run_pipeline(tmp_path, *arguments, main=main).submitted()
 
 
-def test_appended_and_inserted_records_recompute_their_own_chunks_only(finished):
+def test_appended_records_recompute_the_last_chunk_and_an_inserted_block_its_neighbours_only(finished):
     folder, arguments, parser, chunks, _ = finished
     given = make_proteins(draw_lengths(60, 20, 200), seed=21)
     new = make_proteins([150, 90], seed=22)
-    edited = write_fasta(folder / "edited.fasta", [*given[:20], new[0], *given[20:], new[1]])
-    again = run_pipeline(folder, *arguments, "--input", edited, "--outdir", "edited", "-resume", parser=parser)
-    assert again.submitted()["EMBED_CHUNK"] <= 4
-    assert again.cached()["EMBED_CHUNK"] >= chunks - 3
+    appended, inserted = write_fasta(folder / "appended.fasta", [*given, new[0]]), write_fasta(folder / "inserted.fasta", [*given[:20], *new, *given[20:]])
+    again = run_pipeline(folder, *arguments, "--input", appended, "--outdir", "edited", "--verify", "0", "-resume", parser=parser)
+    assert again.submitted()["EMBED_CHUNK"] == 1 and again.cached()["EMBED_CHUNK"] == chunks - 1
+    again = run_pipeline(folder, *arguments, "--input", inserted, "--outdir", "edited", "--verify", "0", "-resume", parser=parser)
+    assert 1 <= again.submitted()["EMBED_CHUNK"] <= 3 and again.cached()["EMBED_CHUNK"] >= chunks - 2
 
 
 @pytest.fixture(scope="module")

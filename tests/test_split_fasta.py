@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import random
+import shutil
 
 import pytest
 import zstandard
@@ -10,7 +11,7 @@ from protembed.fasta import header_lines
 from protembed.layout import Flag
 from protembed.proteins import digest_of, read_fasta
 from protembed.records import read_records
-from tests.conftest import DEMO_FASTA, draw_lengths, make_proteins, run_script, write_fasta
+from tests.conftest import DEMO_FASTA, draw_lengths, make_proteins, run_inside, run_script, write_fasta
 
 
 def split(tmp_path, fasta, *arguments, check=True):
@@ -46,15 +47,21 @@ def test_a_sequence_that_occurs_again_is_written_once_and_flagged(tmp_path):
     assert rows[2].note == "same sequence as protein0"
 
 
-def test_an_inserted_record_changes_its_own_chunk_and_no_other(tmp_path):
-    given = make_proteins(draw_lengths(400, 50, 500))
-    split(tmp_path, write_fasta(tmp_path / "a.fasta", given), "--chunk-residues", 5000)
-    before = set(chunks_of(tmp_path))
-    given.insert(200, make_proteins([77], seed=2)[0])
-    split(tmp_path, write_fasta(tmp_path / "a.fasta", given), "--chunk-residues", 5000)
-    after = set(chunks_of(tmp_path))
-    assert len(before) > 15
-    assert len(after - before) <= 2
+def test_appended_records_change_the_last_chunks_and_an_inserted_block_its_neighbours(tmp_path):
+    """1 % each; tests/test_resume.py counts the tasks that Nextflow runs again."""
+    given, new = make_proteins(draw_lengths(1000, 50, 500)), make_proteins([200] * 10, seed=2)
+
+    def chunks(sequences):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        run_inside("split_fasta.py", write_fasta(tmp_path / "a.fasta", sequences), "--outdir", tmp_path / "out", "--chunk-residues", 5000)
+        return list(dict.fromkeys(row.chunk for row in records_of(tmp_path)))
+
+    before, appended, inserted = chunks(given), chunks([*given, *new]), chunks([*given[:500], *new, *given[500:]])
+    assert len(before) > 40
+    assert appended[: len(before) - 1] == before[:-1] and len(appended) <= len(before) + 2
+    changed = [place for place, name in enumerate(inserted) if name not in before]
+    assert 1 <= len(changed) <= 3 and changed == list(range(changed[0], changed[-1] + 1))
+    assert inserted[: changed[0]] == before[: changed[0]] and inserted[changed[-1] + 1 :] == before[len(before) - len(inserted) + changed[-1] + 1 :]
 
 
 def test_chunks_stay_between_half_and_twice_of_what_was_asked_for(tmp_path):

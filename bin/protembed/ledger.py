@@ -14,8 +14,10 @@ MOST_SHOWN = 20
 WITH_VECTOR = ("embedded", "windowed", "duplicate")  # statuses
 
 
-def status_of(flags: Flag) -> str:
+def status_of(flags: int) -> str:
     """Of a record that has a vector."""
+    if not flags:
+        return "embedded"
     return "duplicate" if flags & Flag.DUPLICATE else "windowed" if flags & Flag.WINDOWED else "embedded"
 
 
@@ -25,7 +27,7 @@ class Outcome(NamedTuple):
     record: RecordRow
     # see status_of; or skipped, as a policy asked; failed, in the model; kept, in a checkpoint beside a failed one; lost: should never be
     status: str
-    flags: Flag
+    flags: int  # a sum of layout.Flag
     reason: str
     residues: int = 0  # that are embedded
 
@@ -37,7 +39,7 @@ class Outcome(NamedTuple):
         """As it stands in the ledger; `next_row` is its row of embeddings.h5 if it has one."""
         record, place = self.record, next_row if self.has_vector else "-"
         status = self.status if self.has_vector else "skipped"
-        return f"{record.id}\t{status}\t{place}\t{record.residues}\t{int(self.flags)}\t{record.sha256}\t{self.reason}\t{record.sample}\n"
+        return f"{record.id}\t{status}\t{place}\t{record.residues}\t{self.flags}\t{record.sha256}\t{self.reason}\t{record.sample}\n"
 
     def as_failed_line(self) -> str:
         """As it stands in failed.tsv, which lists records without vectors only."""
@@ -73,17 +75,18 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
     on_failure: 'skip' lets failed sequences go without a vector, never a lost one.
     """
     unwanted = {"lost", "failed"} if on_failure == "error" else {"lost", "kept"}  # to skip the failed is no leave to lose their neighbours
-    counts, flags = Counter(records=0), Counter({flag.name.lower(): 0 for flag in Flag})
-    residues, shown, has_samples = 0, [], False
+    kinds, residues, shown, has_samples = Counter(), 0, [], False
     for outcome in outcomes:
-        counts.update(["records", outcome.status])
-        flags.update(flag.name.lower() for flag in Flag if flag & outcome.flags)
+        kinds[outcome.status, outcome.flags] += 1
         residues += outcome.residues
-        has_samples |= bool(outcome.record.sample)
-        if outcome.status in unwanted:
-            counts["wanted"] += 1
-            if len(shown) < MOST_SHOWN:
-                shown.append(f"{outcome.record.id}: {outcome.reason}")
+        has_samples = has_samples or outcome.record.sample != ""
+        if outcome.status in unwanted and len(shown) < MOST_SHOWN:
+            shown.append(f"{outcome.record.id}: {outcome.reason}")
+    counts, flags = Counter(records=sum(kinds.values())), Counter({flag.name.lower(): 0 for flag in Flag})
+    for (status, value), number in kinds.items():
+        counts[status] += number
+        flags.update({flag.name.lower(): number for flag in Flag if flag & value})
+    counts["wanted"] = sum(counts[status] for status in unwanted)
     if shown:
         kept = f"; {counts['kept']} others of their chunks are kept in checkpoints" if counts["kept"] else ""
         first = f"{counts['wanted']} of {counts['records']} records have no vector{kept}; resume to try them again, or give --on_failure skip:"

@@ -47,8 +47,10 @@ def plan_pieces(lengths: Sequence[int], policy: str, size: int) -> List[Piece]:
     return [Piece(row, start, min(start + size, length)) for row, length in enumerate(lengths) for start in window_starts(length, size)]
 
 
-def cut_in_words(flags: Flag, residues: int, size: int) -> str:
+def cut_in_words(flags: int, residues: int, size: int) -> str:
     """For the ledger: what was done to a record of which so many residues are in its vector."""
+    if not flags:
+        return ""
     if flags & Flag.WINDOWED:
         return f"mean of {window_count(residues, size)} windows of {size} residues"
     return f"first {residues} residues" if flags & Flag.TRUNCATED else ""
