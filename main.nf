@@ -9,6 +9,8 @@
 
 include { anchorIn; checkedParameters; codeDigest; exportToTasks; isLocalModel } from './modules/parameters/main.nf'
 include { isAnswered } from './modules/help/main.nf'
+include { closingWords; labelled; openingWords } from './modules/console/main.nf'
+include { failureWords; lackHere } from './modules/failure/main.nf'
 include { freshNotes; removeNotes } from './modules/progress/main.nf'
 include { inputsOf } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
@@ -25,6 +27,10 @@ workflow {
         return
     }
     chosen = checkedParameters(params, "${projectDir}/nextflow_schema.json", workflow.commandLine)
+    lack   = lackHere(workflow)
+    if( lack ) {
+        error(lack)
+    }
     code   = codeDigest("${projectDir}/bin")
     exportToTasks([
         PROTEMBED_DEVICE: chosen.device,
@@ -47,14 +53,17 @@ workflow {
     longest = chosen.long_sequences == 'error' ? chosen.max_residues : 0
     SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file), names: fastas.collect { path -> path.name }, samples: inputs.collect { input -> input.sample }], code)
 
-    SPLIT_FASTA.out.totals.subscribe { totals -> totals.copyTo(notes) }
+    dtype  = chosen.dtype != 'auto' ? chosen.dtype : chosen.device == 'cuda' ? 'float16' : 'float32'
+    SPLIT_FASTA.out.totals.subscribe { totals ->
+        totals.copyTo(notes)
+        log.info(openingWords(totals, chosen, dtype, checkpoints, workflow.resume))
+    }
 
     FETCH_WEIGHTS(chosen.model, model_file, downloads, chosen.weights_url, code)
 
     // [chunk_0dcc6e04baffd4a2.fasta], one task each
-    chunks = SPLIT_FASTA.out.chunks.flatten()
+    chunks = SPLIT_FASTA.out.chunks.flatten().combine(SPLIT_FASTA.out.totals).map { chunk, totals -> labelled(chunk, totals) }
     recipe = chosen.subMap(['repr_layers', 'include', 'long_sequences', 'max_residues', 'on_failure'])
-    dtype  = chosen.dtype != 'auto' ? chosen.dtype : chosen.device == 'cuda' ? 'float16' : 'float32'
     EMBED_CHUNK(chunks, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, checkpoints, recipe + [dtype: dtype], code)
 
     EMBED_CHUNK.out.metrics.subscribe { metrics -> metrics.copyTo(notes) }
@@ -94,11 +103,14 @@ workflow {
 
     // [summary.json, [chunk_0dcc6e04baffd4a2.metrics.json, ...]]
     MERGE_CHUNKS.out.summary.combine(EMBED_CHUNK.out.metrics.toList().map { metrics -> [metrics] })
-        .view { summary, metrics -> closingWords(summary, metrics, chosen.outdir) }
+        .view { summary, metrics -> closingWords(summary, metrics, chosen.outdir, workflow) }
 
     workflow.onComplete = {
         if( workflow.success ) {
             removeNotes(notes)
+        }
+        else {
+            log.info(failureWords(workflow))
         }
         if( workflow.success && workflow.stats.succeedCount == 0 ) {
             log.info("everything was cached: ${workflow.stats.cachedCount} tasks of earlier runs, nothing computed")
@@ -124,27 +136,4 @@ def chunkSize(chosen, model_file) {
         'long-sequences': chosen.long_sequences,
         'residue-vectors': 'per_tok' in chosen.include.tokenize(',') ? chosen.repr_layers.tokenize(',').size() : 0,
     ]
-}
-
-def closingWords(summary, metrics, outdir) {
-    def json = new groovy.json.JsonSlurper()
-    def run = json.parse(summary)
-    def tasks = metrics.collect { path -> json.parse(path) }
-    def seconds = tasks.sum { task -> task.embed_seconds }
-    def rate = seconds ? tasks.sum { task -> task.tokens } / seconds : 0
-    def windowed = run.flags.windowed ? ", ${run.flags.windowed} in windows" : ''
-    def lines = [
-        "${run.n_embedded} of ${run.n_records} records embedded (${run.flags.duplicate} repeat another sequence, ${run.flags.truncated} truncated${windowed}), ${run.n_skipped} skipped",
-        "${tasks.sum { task -> task.computed }} sequences computed, ${tasks.sum { task -> task.reused }} from checkpoints; ${rate as long} tokens/s per task",
-    ]
-    if( run.verify ) {
-        lines << "checked against fair-esm on ${run.verify.sequences} sequences: " +
-            run.verify.worst.collect { kind, worst -> "${kind} within ${String.format('%.1e', worst.relative_l2 as double)} (cosine ${String.format('%.7f', worst.cosine as double)})" }.join(', ')
-    }
-    if( run.random_weights ) {
-        lines << "RANDOM WEIGHTS: these vectors mean nothing. They are for trying the machinery only."
-    }
-    lines << "vectors: ${outdir}/embeddings.h5"
-    lines << "what became of each record: ${outdir}/ledger.tsv"
-    return lines.join('\n')
 }

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 
 import h5py
 import numpy as np
@@ -91,6 +92,7 @@ def test_a_sequence_that_fails_leaves_all_others_done_and_the_run_failed(tmp_pat
     assert "not finite" in failed.output and "protein2" in failed.output
     assert not (tmp_path / "results" / "embeddings.h5").exists()
     skipped = run_pipeline(tmp_path, *shared, "--on_failure", "skip", "-resume")
+    assert re.search(r"checkpoints hold 11 sequences \(\d chunks\)", skipped.output)
     assert "11 of 12 records embedded" in skipped.output
     assert sum(metrics["forward_passes"] for metrics in metrics_of(tmp_path / "work") if metrics["failed"]) == 1
     assert json.loads((tmp_path / "results" / "summary.json").read_text())["n_skipped"] == 1

@@ -1,5 +1,5 @@
 process EMBED_CHUNK {
-    tag "${chunk.baseName}"
+    tag "${System.getProperty("protembed.label.${chunk.baseName}") ?: chunk.baseName}"
     label 'process_gpu'
     cache 'deep'
 
