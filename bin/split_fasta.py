@@ -49,6 +49,11 @@ class Options:
     sample: int = field(default=0, metadata=dict(help="sequences to draw for verify_embeddings.py (default: 0)"))
     longest_allowed: int = field(default=0, metadata=dict(help="residues; a longer record is an error; 0: any length (default: 0)"))
 
+    def __post_init__(self):
+        negative = [name for name, value in vars(self).items() if isinstance(value, int) and value < 0]
+        if negative:
+            raise BadOption(f"--{negative[0].replace('_', '-')} must be 0 or more, found {getattr(self, negative[0])}")
+
 
 def chunk_size(options: Options) -> "tuple[int, Callable[[np.ndarray], np.ndarray]]":
     """What a chunk should cost, and the cost of sequences by their lengths: residues when the user gives them, else work."""

@@ -139,7 +139,7 @@ def main():
     end, number, tallies = time.monotonic() + 60 * arguments.minutes, arguments.seed, {name: Counter() for name in CHECKS}
     while time.monotonic() < end:
         for name, (check, strategies) in CHECKS.items():
-            drawn(check, strategies, 300, number, tallies[name])
+            drawn(check, strategies, 100, number, tallies[name])
         number += 1
     for name, tally in tallies.items():
         print(f"{sum(tally.values())} {name}, no traceback, no record lost; exit codes: {dict(sorted(tally.items()))}")
