@@ -25,6 +25,7 @@ from protembed.checkpoint_folder import read_failures, remove_checkpoint
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
+from protembed.hdf5 import allow_open_files
 from protembed.identity import differences
 from protembed.layout import is_per_residue, vector_names
 from protembed.ledger import FAILED_HEADER, HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, status_of
@@ -33,6 +34,7 @@ from protembed.store import EmbeddingsWriter, Form, RecordBlock, Sizes, creating
 from protembed.windows import cut_in_words
 
 RECORDS_PER_BLOCK = 4096
+OTHER_FILES = 32  # open at once, besides the chunks'
 RESIDUES_PER_BLOCK = 1 << 16  # with a vector per residue: 336 MB of width 1280; a longer record is a block by itself
 
 
@@ -163,6 +165,7 @@ def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Di
 def main(options: Options) -> None:
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
+    allow_open_files(len(options.chunks) + OTHER_FILES)
     with ExitStack() as stack:
         files = [stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks)]
         chunks = MergedChunks(files, options.anchor)

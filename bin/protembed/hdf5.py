@@ -9,11 +9,14 @@ import contextlib
 import io
 import math
 import os
+import resource
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
+
+from protembed.errors import BadOption
 
 CHUNK_BYTES = 1 << 16  # of a compressed dataset: one row is read in about a millisecond (benchmarks/storing.py)
 
@@ -53,6 +56,15 @@ class _Enduring(io.FileIO):
         """The OSError, if there was one."""
         if self.fault:
             raise self.fault
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process have so many files open at once; BadOption when the system does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and count > hard:
+        raise BadOption(f"{count} files are to be open at once, and the limit is {hard}; raise it (ulimit -Hn), or make fewer chunks (--chunk_residues)")
+    if soft != resource.RLIM_INFINITY and count > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,62 @@
+"""What grows with the number of records and chunks; benchmarks/scale.py measures how fast."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from protembed.store import check_embeddings
+from tests.conftest import BIN, ROOT, draw_lengths, make_proteins, run_inside, write_fasta
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, weights):
+    """The arguments of a merge of some twenty chunks."""
+    folder = tmp_path_factory.mktemp("many")
+    write_fasta(folder / "in.fasta", make_proteins(draw_lengths(40, 20, 60), seed=8))
+    run_inside("split_fasta.py", folder / "in.fasta", "--outdir", folder, "--chunk-residues", 100)
+    for chunk in (folder / "chunks").iterdir():
+        run_inside("embed_chunk.py", chunk, "--weights", weights, "--outdir", folder / "vectors")
+    chunks = sorted((folder / "vectors").glob("*.h5"))
+    assert len(chunks) > 12
+    return [*chunks, "--records", folder / "records.tsv", "--weights", weights / "weights.json"]
+
+
+def merge_under(limit, arguments, outdir):
+    command = [sys.executable, BIN / "merge_chunks.py", *arguments, "--outdir", outdir]
+    return subprocess.run(["bash", "-c", f'ulimit {limit}; exec "$@"', "-", *map(str, command)], capture_output=True, text=True)
+
+
+def test_more_chunks_than_files_may_be_open_by_default_are_merged(many, tmp_path):
+    done = merge_under("-Sn 14", many, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert check_embeddings(tmp_path / "embeddings.h5")["n_embedded"] == 40
+
+
+def test_more_chunks_than_files_may_ever_be_open_are_refused_with_what_to_do(many, tmp_path):
+    done = merge_under("-n 20", many, tmp_path)
+    assert done.returncode == 78 and "raise it (ulimit -Hn), or make fewer chunks (--chunk_residues)" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmark_of_scale_runs(tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "scale.py",
+        "--records",
+        3000,
+        "--width",
+        16,
+        "--rounds",
+        1,
+        "--folder",
+        tmp_path,
+        "--out",
+        tmp_path / "out.json",
+    ]
+    subprocess.run(list(map(str, command)), check=True)
+    (cell,) = json.loads((tmp_path / "out.json").read_text())["cells"]
+    assert cell["chunks"] == 1 and cell["published"] == ["embeddings.h5", "ledger.tsv", "summary.json"]
+    assert all(cell[name]["seconds"] > 0 and cell[name]["peak_bytes"] > 1 << 20 for name in ("minimal", "split", "cp", "merge"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"], "the temporary folder is left"
