@@ -53,10 +53,10 @@ class EmbedJob:
     def run(self, folder: Path, out: str = "out", **options) -> None:
         """One thread, a commit after every pack. Each forward pass leaves a byte in a file beside the folder."""
 
-        def counted(model, sequences):
+        def counted(model, *arguments):
             with open(folder.with_suffix(".passes"), "a") as passes:
                 passes.write(".")
-            return BEGIN(model, sequences)
+            return BEGIN(model, *arguments)
 
         PackedESM2.begin, embed_chunk.load_esm2 = counted, lambda path: self.model
         chosen = dict(include="mean,per_tok", threads=1, max_tokens=PACK_TOKENS, checkpoint_seconds=0.0)
