@@ -134,6 +134,6 @@ def chunkSize(chosen, model_file) {
         'device': chosen.device,
         'max-residues': chosen.long_sequences == 'full' ? 0 : chosen.max_residues,
         'long-sequences': chosen.long_sequences,
-        'residue-vectors': 'per_tok' in chosen.include.tokenize(',') ? chosen.repr_layers.tokenize(',').size() : 0,
+        'residue-vectors': ('per_tok' in chosen.include.tokenize(',') ? chosen.repr_layers.tokenize(',').size() : 0) + ('contacts' in chosen.include.tokenize(',') ? 1 : 0),
     ]
 }

@@ -30,7 +30,7 @@ from protembed.embedding import Embedder
 from protembed.errors import BadOption, Incomplete, Transient
 from protembed.esm2 import PackedESM2, default_max_tokens, resolve_layers, usable_device
 from protembed.identity import Identity, chunk_name
-from protembed.layout import KINDS, failures_path
+from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, INCLUDABLE, failures_path
 from protembed.proteins import digest_of, read_fasta
 from protembed.stitching import Stitcher, shares
 from protembed.underway import Underway
@@ -47,7 +47,7 @@ class Options:
     outdir: str = field(default=".", metadata=dict(help="folder for the chunk's .h5 and .metrics.json (default: .)"))
     anchor: str = field(default="", metadata=dict(help="anchor file in the checkpoint folder; none: <outdir>/checkpoints"))
     repr_layers: str = field(default="-1", metadata=dict(help="layers, comma separated, 0..N, negatives from the end (default: -1)"))
-    include: str = field(default="mean", metadata=dict(help=f"comma separated, any of {', '.join(KINDS)} (default: mean)"))
+    include: str = field(default="mean", metadata=dict(help=f"comma separated, any of {', '.join(INCLUDABLE)} (default: mean)"))
     dtype: str = field(
         default="auto",
         metadata=dict(choices=["auto", "float32", "float16", "bfloat16"], help="of the matrix products; auto: float32 on CPU, float16 on GPU (default: auto)"),
@@ -66,9 +66,11 @@ class Options:
     session: str = field(default="", metadata=dict(help="Nextflow's session id: exit 75 at the next pack when a newer task of it has the chunk"))
 
     def __post_init__(self):
-        unknown = set(self.include.split(",")) - set(KINDS)
+        unknown = set(self.include.split(",")) - set(INCLUDABLE)
         if unknown:
-            raise BadOption(f"--include has {', '.join(sorted(unknown))}; choose from {', '.join(KINDS)}")
+            raise BadOption(f"--include has {', '.join(sorted(unknown))}; choose from {', '.join(INCLUDABLE)}")
+        if CONTACTS in self.include and self.long_sequences == "window" and self.max_residues < CONTACTS_MAX_RESIDUES:
+            raise BadOption(f"contacts with windows need --max-residues of at least {CONTACTS_MAX_RESIDUES}: no pair of residues may be in none")
         if self.max_residues < 1 or self.max_tokens < 0 or self.checkpoint_seconds < 0:
             raise BadOption("--max-residues must be at least 1, --max-tokens and --checkpoint-seconds not negative")
 
@@ -95,12 +97,12 @@ class Recipe:
         self.width = weights.width
         limit = 0 if options.long_sequences == "full" else options.max_residues
         layers, include = resolve_layers(options.repr_layers, weights.layers), tuple(sorted(set(options.include.split(","))))
-        self.identity = Identity(weights.sha256, layers, include, self.dtype, options.long_sequences, limit)
-
+        regression = weights.needed_regression() if CONTACTS in include else ""
+        self.identity = Identity(weights.sha256, layers, include, self.dtype, options.long_sequences, limit, regression_sha256=regression)
         self.engine = functools.cache(self._load)  # the model in a dtype, loaded once
 
     def _load(self, dtype: str) -> PackedESM2:
-        model = load_esm2(self.folder / "model.pt")
+        model = load_esm2(self.folder / "model.pt", self.folder / "regression.pt" if self.identity.regression_sha256 else None)
         return PackedESM2(model, self.identity.repr_layers, self.identity.include, getattr(torch, dtype), self.device)
 
     def embedder(self, chunk: Chunk, max_tokens: int) -> Embedder:
@@ -127,8 +129,7 @@ def embed_missing(embedder: Embedder, chunk: Chunk, checkpoint: ChunkCheckpoint,
             if now - told >= SECONDS_BETWEEN_LINES or done == len(missing):
                 told = now
                 log.info("%s: %d of %d sequences, %.0f tokens/s", chunk.name, done, len(missing), embedder.tokens / (now - started))
-            reason = attempt.given_up()
-            if reason:
+            if reason := attempt.given_up():
                 raise Transient(f"{reason}; its successor goes on from the checkpoints")
 
 
@@ -175,7 +176,7 @@ def main(options: Options) -> None:
     failed = chunk.pieces.failed_rows(embedder.failed)
     if failed and options.on_failure == "error":
         report_failures(failed, chunk, failures_path(*place))
-    provenance = {"device": device, "torch": torch.__version__, "max_tokens": str(embedder.max_tokens)}
+    provenance = dict(device=device, torch=torch.__version__, max_tokens=str(embedder.max_tokens))
     content = ChunkContent(recipe.identity, chunk.digests, chunk.pieces.residues(), recipe.width, failed, provenance)
     write_chunk_file(outdir / f"{chunk.name}.h5", content, map(as_arrays, Stitcher(chunk.pieces).whole(checkpoint.read(provided))))
     metrics = dict(

@@ -8,17 +8,17 @@ import os
 import shutil
 import sys
 import urllib.error
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from protembed.anchor import folder_of
-from protembed.atomic import replacing
+from protembed.atomic import replacing, sha256_of_file
 from protembed.cli import log, run
 from protembed.errors import BadWeights, Transient
 from protembed.shapes import RANDOM
-from protembed.weights import Description, describe, random_esm2, save_esm2, shape_of
+from protembed.weights import Description, describe, random_esm2, save_esm2, save_regression, shape_of
 
 URL = "https://dl.fbaipublicfiles.com/fair-esm"  # where esm/pretrained.py downloads from
 
@@ -35,12 +35,16 @@ class Options:
 def main(options: Options) -> None:
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
+    regression = outdir / "regression.pt"
+    regression.unlink(missing_ok=True)
     if options.model.endswith(".pt"):
         description = use_local_file(options, outdir)
     elif options.model.startswith(RANDOM):
         description = make_random(options.model, outdir)
     else:
         description = use_download(options, outdir)
+    if regression.is_file():
+        description = replace(description, regression_sha256=sha256_of_file(regression))
     description.write(outdir)
     log.info("%s: %d layers, width %d, sha256 %s", description.model, description.layers, description.width, description.sha256)
 
@@ -62,6 +66,8 @@ def make_random(model: str, outdir: Path) -> Description:
     esm2 = random_esm2(shape_of(model[len(RANDOM) :]))
     with replacing(outdir / "model.pt") as temporary:
         save_esm2(esm2, temporary)
+    with replacing(outdir / "regression.pt") as temporary:
+        save_regression(esm2, temporary)
     return describe(outdir / "model.pt", model, "random numbers, seed 0")
 
 

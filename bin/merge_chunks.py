@@ -27,8 +27,8 @@ from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
 from protembed.hdf5 import allow_open_files
 from protembed.identity import differences
-from protembed.layout import is_per_residue, vector_names
-from protembed.ledger import FAILED_HEADER, HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, status_of
+from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, is_ragged, vector_names
+from protembed.ledger import FAILED_HEADER, HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, missing_contacts, status_of
 from protembed.records import NOTHING, RecordRow, read_records
 from protembed.store import EmbeddingsWriter, Form, RecordBlock, Sizes, creating_embeddings
 from protembed.windows import cut_in_words
@@ -89,6 +89,8 @@ class MergedChunks:
             return Outcome(record, "failed", record.flags, file.failed[row])
         flags, residues = record.flags | flags_of[row], offsets[row + 1] - offsets[row]
         cut = cut_in_words(flags, residues, self.identity.max_residues)
+        if self.names[-1] == CONTACTS:
+            cut = "; ".join(filter(None, [cut, missing_contacts(residues)]))
         return Outcome(record, status_of(flags), flags, f"{record.note}; {cut}" if record.note and cut else record.note or cut, residues)
 
     def block(self, outcomes: List[Outcome]) -> RecordBlock:
@@ -110,7 +112,7 @@ def write_all(writer: EmbeddingsWriter, outcomes: Iterable[Outcome], chunks: Mer
     """Stream vectors and lines, a block of records at a time."""
     ledger.write(HEADER)
     failed.write(FAILED_HEADER)
-    row, residues = 0, RESIDUES_PER_BLOCK if any(map(is_per_residue, chunks.names)) else sys.maxsize
+    row, residues = 0, RESIDUES_PER_BLOCK if any(map(is_ragged, chunks.names)) else sys.maxsize
     for some in in_blocks(outcomes, RECORDS_PER_BLOCK, residues):
         for outcome in some:
             ledger.write(outcome.as_line(row))
@@ -148,6 +150,7 @@ def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Di
         model=weights["model"],
         random_weights=int(weights["random"]),
         **identity.as_attributes(),
+        contacts_max_residues=CONTACTS_MAX_RESIDUES,
         store_dtype=options.store_dtype,
         compression=options.compression,
         pipeline_version=__version__,
@@ -180,7 +183,7 @@ def main(options: Options) -> None:
         widths = {name: next(iter(chunks.by_name.values())).width(name) for name in chunks.names}
         tables = [outdir / "ledger.tsv", outdir / "failed.tsv" if attributes["n_skipped"] else Path(os.devnull)]
         ledger, failed = (stack.enter_context(writing_table(path)) for path in tables)
-        sizes = Sizes(attributes["n_embedded"], totals.embedded_residues, widths, totals.has_samples)
+        sizes = Sizes(attributes["n_embedded"], totals.embedded_residues, totals.pairs, widths, totals.has_samples)
         with creating_embeddings(outdir / "embeddings.h5", sizes, form) as writer:
             write_all(writer, outcomes(), chunks, ledger, failed)
             check_coverage(writer, outcomes())

@@ -45,7 +45,7 @@ def test_a_compressed_file_is_read_as_any_other(run, weights, tmp_path):  # noqa
 
 def test_an_empty_result_can_be_compressed(tmp_path):
     with store.creating_embeddings(
-        tmp_path / "embeddings.h5", store.Sizes(0, 0, {"representations/1/mean": 8}, False), store.Form("float32", "gzip")
+        tmp_path / "embeddings.h5", store.Sizes(0, 0, 0, {"representations/1/mean": 8}, False), store.Form("float32", "gzip")
     ) as writer:
         writer.finish({"note": "nothing"})
     with h5py.File(tmp_path / "embeddings.h5") as file:

@@ -25,6 +25,7 @@ LOWEST |= {
     "borders",
     "allocation",
     "windows",
+    "contacts",
     "tokens",
     "projection",
     "attention",
@@ -34,7 +35,7 @@ LOWEST |= {
 }
 USERS_OWN = {"show_progress", "check_h5", "software_versions"}  # scripts that are no steps of the pipeline
 TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint", "committer"}
-TORCH_ALLOWED |= {"pooling", "stitching", "torch_dataset", "embed_chunk", "fetch_weights", "verify_embeddings"}
+TORCH_ALLOWED |= {"pooling", "stitching", "contacts", "torch_dataset", "embed_chunk", "fetch_weights", "verify_embeddings"}
 
 
 def imports_of(path):

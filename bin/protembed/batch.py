@@ -5,11 +5,11 @@ from typing import Any, Dict, List, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from protembed.layout import is_per_residue
+from protembed.layout import is_ragged, rows_of
 
 
 class Batch(NamedTuple):
-    """Tensors on the CPU; row i of `rows` owns row i of mean and bos, and the next `residues[i]` of per_tok."""
+    """Tensors on the CPU; row i of `rows` owns row i of mean and bos, and the next so many of per_tok and contacts (rows_of)."""
 
     rows: Tensor  # (P,) int64, row numbers of the chunk
     flags: Tensor  # (P,) uint8, layout.Flag
@@ -25,16 +25,15 @@ class Batch(NamedTuple):
         verdict = torch.ones(len(self.rows), dtype=torch.bool)
         for name, part in self.vectors.items():
             fine = finite_rows(part)
-            if is_per_residue(name):
-                fine = torch.stack([row.all() for row in fine.split(self.residues.tolist())])
+            if is_ragged(name):
+                fine = torch.stack([row.all() for row in fine.split(rows_of(name, self.residues).tolist())])
             verdict &= fine
         return verdict
 
     def of_rows(self, keep: Sequence[bool]) -> "Batch":
         """Only the rows for which `keep` is true."""
         keep = torch.as_tensor(keep)
-        per_residue = keep.repeat_interleave(self.residues)
-        vectors = {name: part[per_residue if is_per_residue(name) else keep] for name, part in self.vectors.items()}
+        vectors = {name: part[keep.repeat_interleave(rows_of(name, self.residues))] for name, part in self.vectors.items()}
         return Batch(self.rows[keep], self.flags[keep], self.residues[keep], vectors)
 
     @classmethod
@@ -48,20 +47,20 @@ class Batch(NamedTuple):
     @classmethod
     def stored(cls, parts: List["Batch"]) -> Dict[str, Any]:
         """Several batches as one file holds them: joined, but of vectors per residue a list, since copying them costs as much as hashing."""
-        pieces = {name: [_alone(part.vectors[name]) for part in parts] for name in parts[0].vectors if is_per_residue(name)}
+        pieces = {name: [_alone(part.vectors[name]) for part in parts] for name in parts[0].vectors if is_ragged(name)}
         small = cls.joined([part._replace(vectors={name: value for name, value in part.vectors.items() if name not in pieces}) for part in parts])
         return dict(small._asdict(), vectors={name: _alone(value) for name, value in small.vectors.items()} | pieces)
 
     @classmethod
     def restored(cls, stored: Dict[str, Any]) -> "Batch":
         """What stored() made."""
-        vectors = {name: torch.cat(value) if is_per_residue(name) else value for name, value in stored["vectors"].items()}
+        vectors = {name: torch.cat(value) if is_ragged(name) else value for name, value in stored["vectors"].items()}
         return cls(stored["rows"], stored["flags"], stored["residues"], vectors)
 
     def is_well_formed(self, row_count: int) -> bool:
         """Different rows of a chunk of `row_count`, and for each of them what it owns of finite fp32 vectors."""
         rows = self.rows.tolist()
-        lengths = {name: sum(self.residues.tolist()) if is_per_residue(name) else len(rows) for name in self.vectors}
+        lengths = {name: int(rows_of(name, self.residues).sum()) for name in self.vectors}
         return (
             len(set(rows)) == len(rows) == len(self.flags) == len(self.residues)
             and all(0 <= row < row_count for row in rows)

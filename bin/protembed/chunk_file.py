@@ -2,6 +2,7 @@
 
     /sha256 (n, 32) uint8   of each row's sequence      /flags (n,) uint8      /offsets (n + 1,) int64  embedded residues before each row
     /representations/<layer>/mean | bos (n, D) float32     /representations/<layer>/per_tok (offsets[n], D) float32
+    /contacts (m, 1) float32  the residues x residues matrices of rows that are not too long, row by row, end to end
     attrs: format, identity (JSON), chunk, provenance (JSON), failed (JSON: row -> reason), and those of seals.py
 Rows that failed have no meaning in the vector datasets.
 """
@@ -19,7 +20,7 @@ from protembed.consistency import check_rows
 from protembed.errors import CorruptStore
 from protembed.hdf5 import Place, create_contiguous, writing
 from protembed.identity import Identity, chunk_name
-from protembed.layout import CHUNK_FORMAT, is_per_residue, vector_names
+from protembed.layout import CHUNK_FORMAT, CONTACTS, is_ragged, rows_of, vector_names
 from protembed.seals import check_seal, damage_named, opened, seal
 
 
@@ -29,6 +30,11 @@ class RowVectors(NamedTuple):
     rows: np.ndarray
     flags: np.ndarray
     vectors: Dict[str, np.ndarray]
+
+
+def starts_of(name: str, offsets: np.ndarray) -> np.ndarray:
+    """(n + 1,) int64: where in a dataset each row begins that has offsets[i + 1] - offsets[i] embedded residues."""
+    return np.concatenate([[0], np.cumsum(rows_of(name, np.diff(offsets)))])
 
 
 class ChunkContent(NamedTuple):
@@ -52,8 +58,8 @@ def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVec
             file["sha256"] = np.frombuffer(b"".join(content.digests), np.uint8).reshape(-1, 32)
             file["offsets"] = offsets
             for name in names:
-                length = int(offsets[-1]) if is_per_residue(name) else row_count
-                create_contiguous(file, name, (length, content.width), np.float32)
+                length = int(rows_of(name, np.diff(offsets)).sum())
+                create_contiguous(file, name, (length, 1 if name == CONTACTS else content.width), np.float32)
             places = {name: Place.of(file[name]) for name in names}
         flags, times_written = np.zeros(row_count, np.uint8), np.zeros(row_count, np.int64)
         with open(temporary, "r+b", buffering=0) as handle:
@@ -71,10 +77,7 @@ def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVec
 
 def _write_rows(descriptor: int, places: Dict[str, Place], offsets: np.ndarray, batch: RowVectors) -> None:
     for name, vectors in batch.vectors.items():
-        if is_per_residue(name):
-            starts, lengths = offsets[batch.rows], np.diff(offsets)[batch.rows]
-        else:
-            starts, lengths = batch.rows, np.ones(len(batch.rows), np.int64)
+        starts, lengths = starts_of(name, offsets)[batch.rows], rows_of(name, np.diff(offsets)[batch.rows])
         assert len(vectors) == lengths.sum(), "not the vectors of these rows"
         for start, end, length in zip(starts.tolist(), np.cumsum(lengths).tolist(), lengths.tolist()):
             places[name].write(descriptor, start, vectors[end - length : end])
@@ -111,10 +114,11 @@ class ChunkFile:
         return self._file[name].shape[1]
 
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), D) for mean and bos, rows in any order and repeated as asked; all their residues for per_tok."""
+        """(len(rows), D) for mean and bos, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""
         dataset = self._file[name]
-        if is_per_residue(name):
-            return np.concatenate([dataset[self.offsets[row] : self.offsets[row + 1]] for row in rows])
+        if is_ragged(name):
+            starts = starts_of(name, self.offsets)
+            return np.concatenate([dataset[starts[row] : starts[row + 1]] for row in rows])
         wanted, places = np.unique(rows, return_inverse=True)
         first, last = wanted[0], wanted[-1]
         if last - first < 4 * len(wanted):  # near neighbours: one read of all between them

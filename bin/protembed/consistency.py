@@ -11,7 +11,7 @@ import numpy as np
 
 from protembed.errors import CorruptStore, ForeignFile, Incomplete
 from protembed.identity import Identity
-from protembed.layout import Flag, is_per_residue, vector_names
+from protembed.layout import CONTACTS, Flag, is_per_residue, rows_of, vector_names
 from protembed.seals import blocks_of, dataset_names
 
 ALL_FLAGS = sum(Flag)
@@ -25,18 +25,30 @@ def check_rows(file: h5py.File, rows: int, vectors: List[str], name: str, others
     wanted = sorted([*vectors, *others])
     if dataset_names(file) != wanted:
         raise CorruptStore(f"{name} holds {', '.join(dataset_names(file))}; its recipe makes {', '.join(wanted)}")
-    residues = 0
+    residues = pairs = 0
     if "offsets" in others:
         offsets = file["offsets"][:]
         residues = int(offsets[-1]) if len(offsets) else 0
         if len(offsets) != rows + 1 or offsets[0] != 0 or (np.diff(offsets) < 1).any():
             raise CorruptStore(f"{name}: offsets do not rise from 0 with every row")
+        pairs = int(rows_of(CONTACTS, np.diff(offsets)).sum())
+    if "contact_offsets" in others:
+        pairs = _checked_pairs(file, rows, name)
     for dataset in wanted:
-        expected = residues if is_per_residue(dataset) else rows + (dataset == "offsets")
+        expected = pairs if dataset == CONTACTS else residues if is_per_residue(dataset) else rows + dataset.endswith("offsets")
         if len(file[dataset]) != expected:
             raise CorruptStore(f"{name}: {dataset} has {len(file[dataset])} rows, {expected} belong there")
     if (file["flags"][:] & ~np.uint8(ALL_FLAGS)).any():
         raise CorruptStore(f"{name}: a flag that format 1.0 does not have")
+
+
+def _checked_pairs(file: h5py.File, rows: int, name: str) -> int:
+    offsets = file["contact_offsets"][:]
+    lengths = np.sqrt(np.diff(offsets).clip(0)).round().astype(np.int64)
+    fitting = len(offsets) == rows + 1 and offsets[0] == 0 and (np.diff(offsets) == rows_of(CONTACTS, lengths)).all()
+    if not fitting or ("offsets" in file and not np.array_equal(np.diff(offsets), rows_of(CONTACTS, np.diff(file["offsets"][:])))):
+        raise CorruptStore(f"{name}: contact_offsets are not those of square matrices of its records")
+    return int(offsets[-1])
 
 
 def check_records(file: h5py.File, name: str) -> None:
@@ -48,7 +60,12 @@ def check_records(file: h5py.File, name: str) -> None:
     if recipe.digest != file.attrs["identity"]:
         raise ForeignFile(f"{name}: its recipe is not that of its identity {file.attrs['identity']}")
     vectors, rows = vector_names(recipe.repr_layers, recipe.include), len(file["sequence_ids"])
-    others = ["flags", "lengths", "sequence_ids", "sha256"] + ["offsets"] * ("per_tok" in recipe.include) + ["samples"] * ("samples" in file)
+    others = (
+        ["flags", "lengths", "sequence_ids", "sha256"]
+        + ["offsets"] * ("per_tok" in recipe.include)
+        + ["contact_offsets"] * (CONTACTS in recipe.include)
+        + ["samples"] * ("samples" in file)
+    )
     if rows != file.attrs["n_embedded"] or file.attrs["n_records"] != file.attrs["n_embedded"] + file.attrs["n_skipped"]:
         counts = ", ".join(f"{key} {file.attrs[key]}" for key in ("n_records", "n_embedded", "n_skipped"))
         raise Incomplete(f"{name}: {rows} rows, but {counts}: rows are missing")

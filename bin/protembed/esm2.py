@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from esm.model.esm2 import ESM2
 from torch import Tensor
 
-from protembed.attention import chosen_attention, interleaved, rotate, turns
+from protembed.attention import Attend, chosen_attention, interleaved, rotate, turns
+from protembed.contacts import ContactRegression, PackContacts
 from protembed.errors import BadOption, Transient
-from protembed.layout import vector_name
+from protembed.layout import CONTACTS, vector_name
 from protembed.pooling import means
 from protembed.projection import Projection
 from protembed.tokens import PackedTokens, Tokenizer
@@ -99,7 +100,7 @@ class Norm:
 class PackedESM2:
     """The model, ready to embed packs.
 
-    model: fair-esm's ESM2 on the CPU, in any dtype. layers: which representations, 0..N. include: of mean, bos, per_tok.
+    model: fair-esm's ESM2 on the CPU, in any dtype. layers: which representations, 0..N. include: of mean, bos, per_tok, contacts.
     """
 
     def __init__(self, model: ESM2, layers: Sequence[int], include: Sequence[str], dtype: torch.dtype, device: torch.device):
@@ -109,7 +110,9 @@ class PackedESM2:
         if model.token_dropout:
             self.table = self.table * TOKEN_DROPOUT_SCALE
         self.inv_freq = model.layers[0].self_attn.rot_emb.inv_freq.float().to(device)
-        self.layers = [Layer(layer, dtype, device) for layer in model.layers[: max(layers)]]  # those above are for nothing
+        self.contacts = ContactRegression(model.contact_head.regression, model.num_layers, device) if CONTACTS in include else None
+        needed = model.num_layers if self.contacts else max(layers)
+        self.layers = [Layer(layer, dtype, device) for layer in model.layers[:needed]]  # those above are for nothing
         self.layer_count = model.num_layers
         self.last_norm = Norm(model.emb_layer_norm_after, device)
         self.attend = chosen_attention(dtype, device, model.attention_heads, model.embed_dim // model.attention_heads)
@@ -117,7 +120,7 @@ class PackedESM2:
     def embed(self, sequences: Sequence[str]) -> Vectors:
         """Vectors of one pack, fp32 on the CPU, by name: mean and bos (P, D), per_tok (R, D), rows as in `sequences`.
 
-        per_tok lays the residues of all sequences end to end.
+        per_tok lays the residues of all sequences end to end, contacts (sum of residues^2, 1) their matrices.
         """
         return self.begin(sequences).result()[0]
 
@@ -132,11 +135,19 @@ class PackedESM2:
         stream_TD = self.table[pack.tokens_T]
         vectors: Vectors = {}
         self._take(vectors, 0, stream_TD, pack)
+        contacts = PackContacts(self.contacts, pack) if self.contacts else None
         for number, layer in enumerate(self.layers, 1):
-            stream_TD = layer(stream_TD, turns_T11c, pack, self.attend)
+            stream_TD = layer(stream_TD, turns_T11c, pack, self._watched(contacts, number - 1))
             last = number == self.layer_count
             self._take(vectors, number, self.last_norm(stream_TD) if last else stream_TD, pack)
-        return vectors
+        return dict(vectors, **{CONTACTS: contacts.result()}) if contacts else vectors
+
+    def _watched(self, contacts: Optional[PackContacts], layer: int) -> Attend:
+        def attend(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
+            contacts.add(layer, qkv_T3Hd)
+            return self.attend(qkv_T3Hd, pack)
+
+        return attend if contacts else self.attend
 
     def _take(self, vectors: Vectors, layer: int, stream_TD: Tensor, pack: PackedTokens) -> None:
         if layer not in self.wanted:

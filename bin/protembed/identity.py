@@ -19,15 +19,17 @@ class Identity:
 
     weights_sha256: str
     repr_layers: Tuple[int, ...]  # as in fair-esm, 0..number of layers, resolved (no negatives), rising
-    include: Tuple[str, ...]  # of mean, per_tok, bos; sorted
+    include: Tuple[str, ...]  # of mean, per_tok, bos, contacts; sorted
     compute_dtype: str  # float32, float16 or bfloat16
     long_sequences: str  # what happens beyond max_residues: error, truncate, window or full
     max_residues: int
     numerics: int = NUMERICS
+    regression_sha256: str = ""  # when contacts are included
 
     def as_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON: sorted keys, no spaces; without what does not apply."""
+        fields = {name: value for name, value in asdict(self).items() if value != ""}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @property
     def digest(self) -> str:

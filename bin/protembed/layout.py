@@ -9,6 +9,9 @@ CHUNK_FORMAT = "protembed-chunk"
 FORMAT_VERSION = "1.0"
 
 KINDS = ("mean", "bos", "per_tok")
+CONTACTS = "contacts"  # not of a layer
+INCLUDABLE = (*KINDS, CONTACTS)
+CONTACTS_MAX_RESIDUES = 1022  # that are embedded; of longer ones no contacts are kept: 4 MB at this length, and rising with its square
 SPECIAL_TOKENS = 2  # BOS and EOS around every sequence
 
 
@@ -29,14 +32,34 @@ def vector_name(layer: int, kind: str) -> str:
 
 
 def vector_names(layers: Iterable[int], include: Iterable[str]) -> List[str]:
-    """All of them, layer by layer."""
+    """All of them, layer by layer, contacts last."""
     include = list(include)
-    return [vector_name(layer, kind) for layer in layers for kind in KINDS if kind in include]
+    return [vector_name(layer, kind) for layer in layers for kind in KINDS if kind in include] + [CONTACTS] * (CONTACTS in include)
 
 
 def is_per_residue(name: str) -> bool:
     """True when the dataset has a row per residue instead of a row per sequence."""
     return name.endswith("/per_tok")
+
+
+def rows_of(name: str, residues):
+    """How many rows of a dataset belong to a sequence with so many embedded residues: one, one per residue, one per pair of residues.
+
+    residues: a whole number, or a numpy array or tensor of them.
+    """
+    if name == CONTACTS:
+        return residues**2 * (residues <= CONTACTS_MAX_RESIDUES)
+    return residues if is_per_residue(name) else residues**0
+
+
+def is_ragged(name: str) -> bool:
+    """True when the dataset has other than one row per sequence."""
+    return name == CONTACTS or is_per_residue(name)
+
+
+def offsets_name(name: str) -> str:
+    """The dataset of embeddings.h5 that says where in a ragged one each record begins."""
+    return "contact_offsets" if name == CONTACTS else "offsets"
 
 
 def batch_path(root: Path, identity: str, chunk: str, number: int) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple
 
 from protembed.errors import BadInput, Incomplete
-from protembed.layout import Flag
+from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, Flag, rows_of
 from protembed.records import RecordRow
 
 HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\tsample\n"
@@ -19,6 +19,11 @@ def status_of(flags: int) -> str:
     if not flags:
         return "embedded"
     return "duplicate" if flags & Flag.DUPLICATE else "windowed" if flags & Flag.WINDOWED else "embedded"
+
+
+def missing_contacts(residues: int) -> str:
+    """Why a record has no contacts, if it has none."""
+    return "" if rows_of(CONTACTS, residues) else f"no contacts: more than {CONTACTS_MAX_RESIDUES} residues"
 
 
 class Outcome(NamedTuple):
@@ -66,6 +71,7 @@ class Totals(NamedTuple):
     counts: Counter  # status -> records; `records` is their sum
     flags: Counter  # flag name -> records
     embedded_residues: int
+    pairs: int  # of residues, of which contacts would be kept
     has_samples: bool  # a samplesheet named them
 
 
@@ -75,10 +81,11 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
     on_failure: 'skip' lets failed sequences go without a vector, never a lost one.
     """
     unwanted = {"lost", "failed"} if on_failure == "error" else {"lost", "kept"}  # to skip the failed is no leave to lose their neighbours
-    kinds, residues, shown, has_samples = Counter(), 0, [], False
+    kinds, residues, pairs, shown, has_samples = Counter(), 0, 0, [], False
     for outcome in outcomes:
         kinds[outcome.status, outcome.flags] += 1
         residues += outcome.residues
+        pairs += rows_of(CONTACTS, outcome.residues)
         has_samples = has_samples or outcome.record.sample != ""
         if outcome.status in unwanted and len(shown) < MOST_SHOWN:
             shown.append(f"{outcome.record.id}: {outcome.reason}")
@@ -91,7 +98,7 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
         kept = f"; {counts['kept']} others of their chunks are kept in checkpoints" if counts["kept"] else ""
         first = f"{counts['wanted']} of {counts['records']} records have no vector{kept}; resume to try them again, or give --on_failure skip:"
         raise Incomplete("\n".join([first, *shown]))
-    return Totals(counts, flags, residues, has_samples)
+    return Totals(counts, flags, residues, pairs, has_samples)
 
 
 def read_ledger(path: Path) -> Iterator[Dict[str, str]]:

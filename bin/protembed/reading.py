@@ -1,6 +1,7 @@
 """Opening an embeddings.h5: vectors by id, by row or by slice, as numpy arrays or as a torch dataset.
 
-    from protembed import open_embeddings
+    import math
+from protembed import open_embeddings
     with open_embeddings("results/embeddings.h5") as embeddings:
         embeddings["P0AFK0"]                   # (D,) mean over residues, of the first layer that was asked for
         embeddings[100:200], embeddings[["P0AFK0", "P31663"]]   # (rows, D)
@@ -8,6 +9,7 @@
 Needs h5py and numpy; torch only for as_torch. The file is mapped: what is not asked for is not read.
 """
 
+import math
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ from protembed.consistency import check_records
 from protembed.errors import CorruptStore
 from protembed.hdf5 import CompressedRows
 from protembed.identity import Identity
-from protembed.layout import FORMAT, KINDS, is_per_residue, vector_name, vector_names
+from protembed.layout import CONTACTS, FORMAT, KINDS, is_ragged, offsets_name, vector_name, vector_names
 from protembed.seals import check_seal, damage_named, opened
 
 # One id or row gives one record's vector; a slice, a list of ids, or a list or array of rows gives several.
@@ -120,6 +122,15 @@ class Embeddings:
             return np.array(array[self.offsets[rows] : self.offsets[rows + 1]])
         return [np.array(array[self.offsets[row] : self.offsets[row + 1]]) for row in np.arange(len(self))[rows]]
 
+    def contacts(self, which: Union[str, int]) -> Optional[np.ndarray]:
+        """(residues, residues) probabilities of one record; None when it is longer than the attribute contacts_max_residues."""
+        if CONTACTS not in self.names:
+            raise KeyError(f"{self.path.name} has no contacts; it has {', '.join(self.names)}")
+        row = range(len(self))[self._rows(which)]
+        flat = self.vectors(CONTACTS, np.array([row]))
+        side = math.isqrt(len(flat))
+        return flat.reshape(side, side) if side else None
+
     def array(self, kind: str, layer: Optional[int] = None) -> np.ndarray:
         """The mapped dataset of a kind (mean, bos, per_tok) and layer, read-only. KeyError says what the file has instead."""
         name = vector_name(self.identity.repr_layers[0] if layer is None else layer, kind)
@@ -159,9 +170,10 @@ class Embeddings:
         return self._arrays["lengths"]
 
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), D) of a vector dataset, rows in any order and repeated as asked; all their residues for per_tok."""
-        if is_per_residue(name):
-            return np.concatenate([self._arrays[name][self.offsets[row] : self.offsets[row + 1]] for row in rows])
+        """(len(rows), D) of a vector dataset, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""
+        if is_ragged(name):
+            starts = self._file[offsets_name(name)]
+            return np.concatenate([self._arrays[name][starts[row] : starts[row + 1]] for row in rows])
         return self._arrays[name][rows]
 
     def width(self, name: str) -> int:

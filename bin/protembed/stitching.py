@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protembed.batch import Batch
-from protembed.layout import is_per_residue
+from protembed.layout import CONTACTS, is_per_residue, rows_of
 from protembed.windows import Piece, Pieces
 
 
@@ -82,7 +82,9 @@ class _Row:
         self._flag = self._flag | window.flags
         length = self.windows[-1].end
         for name, part in window.vectors.items():
-            if is_per_residue(name):
+            if name == CONTACTS:
+                self._sums[name] = part[:0].double()  # a sequence in windows is too long for them
+            elif is_per_residue(name):
                 self._sums.setdefault(name, torch.zeros(length, part.shape[1]))[place.start : place.end] += part
             else:
                 weight = place.residues / length if name.endswith("/mean") else 1 / len(self.windows)
@@ -95,8 +97,7 @@ class _Row:
 
 
 def _singles(batch: Batch) -> Iterator[Batch]:
-    lengths = batch.residues.tolist()
-    parts = {name: part.split(lengths if is_per_residue(name) else 1) for name, part in batch.vectors.items()}
-    for index in range(len(lengths)):
+    parts = {name: part.split(rows_of(name, batch.residues).tolist()) for name, part in batch.vectors.items()}
+    for index in range(len(batch.rows)):
         here = slice(index, index + 1)
         yield Batch(batch.rows[here], batch.flags[here], batch.residues[here], {name: part[index] for name, part in parts.items()})

@@ -7,6 +7,7 @@
     /sha256        (N, 32) uint8  of the canonical sequence
     /offsets       (N + 1,) int64 embedded residues before each record, when per_tok is included
     /representations/<layer>/mean | bos (N, D)     /representations/<layer>/per_tok (offsets[N], D)
+    /contacts (contact_offsets[N], 1), /contact_offsets (N + 1,) int64: each record's residues x residues matrix, row by row
     attrs: format, run attributes, and those of seals.py
 Datasets are contiguous and uncompressed unless Form says otherwise: one row is one read, and numpy can map them.
 """
@@ -22,7 +23,7 @@ from protembed.atomic import replacing
 from protembed.consistency import check_records
 from protembed.errors import BadOption
 from protembed.hdf5 import create_compressed, create_contiguous, writing
-from protembed.layout import FORMAT, is_per_residue
+from protembed.layout import CONTACTS, FORMAT, is_per_residue, is_ragged, offsets_name, rows_of
 from protembed.seals import check_seal, damage_named, opened, seal
 
 ROWS_READ_BACK = 65536
@@ -59,6 +60,7 @@ class Sizes(NamedTuple):
 
     records: int
     residues: int  # embedded
+    pairs: int  # of residues, of which contacts are kept
     widths: Dict[str, int]  # vector dataset name -> D
     has_samples: bool
 
@@ -67,22 +69,22 @@ class EmbeddingsWriter:
     """Appends blocks of records to a file whose size is known; memory does not depend on it."""
 
     def __init__(self, file: h5py.File, raise_fault: Callable[[], None], sizes: Sizes, form: Form):
-        records, residues, widths, has_samples = sizes
+        records, residues, pairs, widths, has_samples = sizes
         self._file, self._raise_fault, self._records, self._names = file, raise_fault, records, list(widths)
-        self._next = self._next_residue = 0
+        self._next, self._filled = 0, dict.fromkeys(widths, 0)  # rows written
         self._form = form
-        self._per_residue = [name for name in widths if is_per_residue(name)]
+        self._offsets = {offsets_name(name): name for name in widths if is_ragged(name)}
         self._columns = ["sequence_ids", "samples"] if has_samples else ["sequence_ids"]
         for column in self._columns:
             file.create_dataset(column, (records,), dtype=h5py.string_dtype("utf-8"))
         create_contiguous(file, "lengths", (records,), np.int32)
         create_contiguous(file, "flags", (records,), np.uint8)
         create_contiguous(file, "sha256", (records, 32), np.uint8)
-        if self._per_residue:
-            create_contiguous(file, "offsets", (records + 1,), np.int64)
-            file["offsets"][0] = 0
+        for column in self._offsets:
+            create_contiguous(file, column, (records + 1,), np.int64)
+            file[column][0] = 0
         for name, width in widths.items():
-            form.create(file, name, (residues if is_per_residue(name) else records, width))
+            form.create(file, name, (pairs if name == CONTACTS else residues if is_per_residue(name) else records, width))
         means = [name for name in widths if name.endswith("/mean")]
         if means:
             file["embeddings"] = file[means[0]]
@@ -90,18 +92,19 @@ class EmbeddingsWriter:
     def append(self, block: RecordBlock) -> None:
         """Write the next records."""
         here = slice(self._next, self._next + len(block.ids))
-        ends = self._next_residue + np.cumsum(block.residues)
         for column, words in zip(self._columns, (block.ids, block.samples)):
             self._file[column][here] = np.array(words, dtype=object)
         self._file["lengths"][here] = block.lengths
         self._file["flags"][here] = block.flags
         self._file["sha256"][here] = block.digests
-        if self._per_residue:
-            self._file["offsets"][here.start + 1 : here.stop + 1] = ends
+        for column, name in self._offsets.items():
+            self._file[column][here.start + 1 : here.stop + 1] = self._filled[name] + np.cumsum(rows_of(name, block.residues))
         for name in self._names:
-            place = slice(self._next_residue, int(ends[-1])) if is_per_residue(name) else here
-            self._file[name][place] = self._rounded(name, block)
-        self._next, self._next_residue = here.stop, int(ends[-1])
+            place = slice(self._filled[name], self._filled[name] + int(rows_of(name, block.residues).sum()))
+            if place.stop > place.start:
+                self._file[name][place] = self._rounded(name, block)
+            self._filled[name] = place.stop
+        self._next = here.stop
         self._raise_fault()
 
     def _rounded(self, name: str, block: RecordBlock) -> np.ndarray:
@@ -112,7 +115,7 @@ class EmbeddingsWriter:
             rounded = vectors.astype(self._form.dtype)
         beyond = np.flatnonzero(~np.isfinite(rounded).all(axis=1))
         if len(beyond):
-            record = block.ids[np.searchsorted(np.cumsum(block.residues), beyond[0], "right") if is_per_residue(name) else beyond[0]]
+            record = block.ids[np.searchsorted(np.cumsum(rows_of(name, block.residues)), beyond[0], "right")]
             most = vectors[beyond[0]][~np.isfinite(rounded[beyond[0]])][0]
             raise BadOption(f"{record} has the number {most:g} in {name}, which {self._form.dtype} cannot hold; use --store_dtype float32")
         return rounded

@@ -41,10 +41,17 @@ class Description:
     heads: int
     fp16_exact: bool  # every weight is a half precision number: fp16 loses nothing on the weights
     random: bool  # the vectors mean nothing
+    regression_sha256: str = ""  # of regression.pt, if there is one
 
     def write(self, folder: Path) -> None:
         """weights.json in `folder`."""
         write_text(folder / "weights.json", json.dumps(asdict(self), indent=2) + "\n")
+
+    def needed_regression(self) -> str:
+        """Its SHA-256; BadWeights when there is none."""
+        if not self.regression_sha256:
+            raise BadWeights(f"contacts need the regression of {self.model}: put NAME-contact-regression.pt beside NAME.pt, as fair-esm does")
+        return self.regression_sha256
 
     @classmethod
     def read(cls, folder: Path) -> "Description":
@@ -147,6 +154,12 @@ def save_esm2(model: ESM2, path: Path, half: bool = True) -> None:
     )
     with open(path, "wb") as handle:  # a handle, not a path: the archive must not contain the file's name, or its digest would depend on it
         torch.save({"cfg": {"model": config}, "model": stored}, handle)
+
+
+def save_regression(model: ESM2, path: Path) -> None:
+    """Write the contact regression of `model` in fair-esm's file format."""
+    with open(path, "wb") as handle:
+        torch.save({"model": {name: value.clone() for name, value in model.state_dict().items() if name in CONTACTS}}, handle)
 
 
 def describe(path: Path, model: str, source: str) -> Description:
