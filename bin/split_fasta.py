@@ -26,6 +26,8 @@ from protembed.sampling import Sampler
 from protembed.shapes import bounds_of_chunks, guessed_shape
 from protembed.windows import POLICIES, window_count
 
+LARGEST_NUMBER = 1 << 50  # of an option; products of two lengths stay within 64 bits where sequences are of this world
+
 
 @dataclass(frozen=True)
 class Options:
@@ -50,9 +52,9 @@ class Options:
     longest_allowed: int = field(default=0, metadata=dict(help="residues; a longer record is an error; 0: any length (default: 0)"))
 
     def __post_init__(self):
-        negative = [name for name, value in vars(self).items() if isinstance(value, int) and value < 0]
-        if negative:
-            raise BadOption(f"--{negative[0].replace('_', '-')} must be 0 or more, found {getattr(self, negative[0])}")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and not 0 <= value <= LARGEST_NUMBER:
+                raise BadOption(f"--{name.replace('_', '-')} must be from 0 to {LARGEST_NUMBER}, found {value}")
 
 
 def chunk_size(options: Options) -> "tuple[int, Callable[[np.ndarray], np.ndarray]]":
