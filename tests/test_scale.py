@@ -1,9 +1,12 @@
 """What grows with the number of records and chunks; benchmarks/scale.py measures how fast."""
 
 import json
+import re
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 
 from protembed.store import check_embeddings
@@ -38,6 +41,16 @@ def test_more_chunks_than_files_may_ever_be_open_are_refused_with_what_to_do(man
     done = merge_under("-n 20", many, tmp_path)
     assert done.returncode == 78 and "raise it (ulimit -Hn), or make fewer chunks (--chunk_residues)" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_index_of_the_docs_reads_several_results_as_one(many, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run1", "run2"):
+        run_inside("merge_chunks.py", *many, "--outdir", name)
+    exec(re.search(r"```python\n(.*?)```", (ROOT / "docs" / "very_many_sequences.md").read_text(), re.DOTALL)[1], {})
+    with h5py.File("index.h5") as index, h5py.File("run1/embeddings.h5") as part:
+        assert np.array_equal(index["embeddings"][:], np.concatenate([part["embeddings"][:]] * 2))
+        assert index["embeddings"].is_virtual and len(index["embeddings"]) == 80
 
 
 def test_the_benchmark_of_scale_runs(tmp_path):
