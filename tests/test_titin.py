@@ -1,12 +1,16 @@
 """A sequence of titin's length under each policy, through every step."""
 
+import math
+
 import h5py
 import numpy as np
 import pytest
 
+from protembed import esm2
+from protembed.allocation import free_memory
 from protembed.shapes import Shape
 from protembed.weights import random_esm2, save_esm2
-from tests.conftest import make_proteins, relative_l2, run_inside, write_fasta
+from tests.conftest import make_proteins, metrics_of, relative_l2, run_inside, write_chunk, write_fasta
 from tests.test_embed_chunk import FP32_BOUND, embed
 
 TITIN = 34350  # residues of UniProt's Q8WZ42
@@ -42,3 +46,32 @@ def test_titin_is_embedded_under_each_policy_from_fasta_to_ledger_and_verified(t
         assert here.stop - here.start == (1022 if policy == "truncate" else TITIN)
         assert np.isfinite(file["embeddings"][1]).all()
         assert relative_l2(file["embeddings"][1][None], file["representations/1/per_tok"][here].astype(float).mean(0)[None]) <= FP32_BOUND
+
+
+@pytest.mark.parametrize("limit, free", [("max", 2e9), ("1500000000", 1.2e9), ("", 2e9)])
+def test_the_memory_that_is_free_is_the_machines_or_what_the_control_group_leaves(tmp_path, limit, free):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal:        8000000 kB\nMemAvailable:    1953125 kB\n")
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    if limit:
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.stat").write_text("file 7\nanon 300000000\n")
+    assert free_memory(str(tmp_path)) == free
+    assert free_memory(str(tmp_path / "nothing")) == math.inf
+    assert 1e6 < free_memory() < 1e15
+
+
+def test_a_sequence_for_which_the_memory_does_not_suffice_is_named_with_what_it_needs_and_the_others_are_kept(tmp_path, narrow, monkeypatch):
+    monkeypatch.setattr(esm2, "free_memory", lambda: 30e6)
+    monkeypatch.setattr(esm2, "UNDOUBTED", 1 << 20)
+    chunk = write_chunk(tmp_path / "chunk.fasta", make_proteins([60, TITIN, 2500], seed=8))
+    done = embed(chunk, narrow, tmp_path / "out", "--long-sequences", "full", check=False)
+    assert done.returncode == 69
+    assert "(row 1): out of memory with 34352 tokens alone in a pack (about 0.0 GB needed, 0.0 GB free); use a device with more" in done.stderr
+    embed(chunk, narrow, tmp_path / "out", "--long-sequences", "full", "--on-failure", "skip")
+    (metrics,) = metrics_of(tmp_path / "out")
+    assert (metrics["reused"], metrics["failed"]) == (2, 1)
+    monkeypatch.setattr(esm2, "free_memory", lambda: 50e6)
+    embed(chunk, narrow, tmp_path / "out", "--long-sequences", "full")
+    assert metrics_of(tmp_path / "out")[0]["computed"] == 1

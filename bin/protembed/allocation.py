@@ -2,6 +2,9 @@
 
 import contextlib
 import ctypes
+import math
+import re
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
 
@@ -17,3 +20,19 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def free_memory(root: str = "/") -> float:
+    """Bytes that this process may still take: what the machine has to give, or less where its control group has a limit; infinite if unknown."""
+    meminfo, group = Path(root, "proc/meminfo"), Path(root, "sys/fs/cgroup")
+    machine = re.search(r"^MemAvailable:\s+(\d+) kB", _text(meminfo), re.MULTILINE)
+    limit, held = _text(group / "memory.max").strip(), re.search(r"^anon (\d+)", _text(group / "memory.stat"), re.MULTILINE)
+    of_group = int(limit) - (int(held[1]) if held else 0) if limit.isdigit() else math.inf
+    return min(int(machine[1]) * 1024 if machine else math.inf, of_group)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from esm.model.esm2 import ESM2
 from torch import Tensor
 
+from protembed.allocation import free_memory
 from protembed.attention import Attend, chosen_attention, interleaved, rotate, turns
 from protembed.contacts import ContactRegression, PackContacts
 from protembed.errors import BadOption, Transient
@@ -29,6 +30,9 @@ from protembed.underway import Underway, Vectors
 
 # Inference sees no <mask>, so fair-esm's correction (esm2.py, token_dropout) is the constant 1 - 0.15 * 0.8.
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
+
+BYTES_PER_TOKEN = 80  # and unit of width: the peak of a pass on a CPU, measured with 8M and 35,000 residues
+UNDOUBTED = 1 << 29  # bytes: what needs less is tried, whatever the machine says of its memory
 
 
 def resolve_layers(wanted: str, layer_count: int) -> Tuple[int, ...]:
@@ -114,6 +118,7 @@ class PackedESM2:
         needed = model.num_layers if self.contacts else max(layers)
         self.layers = [Layer(layer, dtype, device) for layer in model.layers[:needed]]  # those above are for nothing
         self.layer_count = model.num_layers
+        self.fitted = UNDOUBTED  # what a pass has had before, this process still has
         self.last_norm = Norm(model.emb_layer_norm_after, device)
         self.attend = chosen_attention(dtype, device, model.attention_heads, model.embed_dim // model.attention_heads)
 
@@ -125,8 +130,16 @@ class PackedESM2:
         return self.begin(sequences).result()[0]
 
     def begin(self, sequences: Sequence[str], shares: Sequence[Optional[Tensor]] = ()) -> Underway:
-        """The same without waiting for the device. shares: see Tokenizer.pack."""
-        return Underway(lambda: self._forward(self.tokenizer.pack(sequences, shares)), self.device)
+        """The same without waiting for the device. shares: see Tokenizer.pack.
+
+        OutOfMemoryError for a sequence that would not fit: on a CPU the kernel would end the process without a word.
+        """
+        needed = BYTES_PER_TOKEN * self.table.shape[1] * len(sequences[0]) if len(sequences) == 1 and self.device.type == "cpu" else 0
+        if needed > self.fitted and needed > (free := free_memory()):
+            raise torch.OutOfMemoryError(f"about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
+        underway = Underway(lambda: self._forward(self.tokenizer.pack(sequences, shares)), self.device)
+        self.fitted = max(self.fitted, needed)
+        return underway
 
     @torch.inference_mode()
     def _forward(self, pack: PackedTokens) -> Vectors:
