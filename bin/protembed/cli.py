@@ -45,6 +45,12 @@ def exit_code_of(prog: str, call: Callable[[], None]) -> int:
 class CommandLine(argparse.ArgumentParser):
     """argparse's parser, but a bad command line is exit code 78 as in design, not argparse's 2."""
 
+    def parse_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):  # argparse makes an empty list of it
+                self.error(f"argument {word[:-3]}: expected a value, found '--'")
+        return super().parse_args(args, namespace)
+
     def error(self, message: str):
         self.print_usage(sys.stderr)
         print(f"{self.prog}: {message}", file=sys.stderr)
