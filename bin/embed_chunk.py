@@ -2,7 +2,7 @@
 """Embed the sequences of one chunk: packed forward passes, a checkpoint every few seconds, one HDF5 in row order.
 
 Run it again after any kind of death: rows that a checkpoint holds are not computed again. Writes <chunk>.h5 and
-<chunk>.metrics.json.
+<chunk>.metrics.json. A step of the pipeline: embed_fasta.py takes a FASTA as it is, without Nextflow.
 """
 
 import functools
@@ -31,13 +31,12 @@ from protembed.errors import BadOption, Incomplete, Transient
 from protembed.esm2 import PackedESM2, default_max_tokens, resolve_layers, usable_device
 from protembed.identity import Identity, chunk_name
 from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, INCLUDABLE, failures_path
+from protembed.meter import Meter
 from protembed.proteins import digest_of, read_fasta
 from protembed.stitching import Stitcher, shares
 from protembed.underway import Underway
 from protembed.weights import Description, load_esm2
 from protembed.windows import POLICIES, Pieces
-
-SECONDS_BETWEEN_LINES = 10  # of progress on stderr
 
 
 @dataclass(frozen=True)
@@ -118,17 +117,12 @@ class Recipe:
 
 def embed_missing(embedder: Embedder, chunk: Chunk, checkpoint: ChunkCheckpoint, attempt: Attempt, missing: Set[int], options: Options) -> None:
     """Compute and commit rows; on return all of them are durable or in embedder.failed."""
-    started, done, told = time.monotonic(), 0, 0.0
     commit = functools.partial(checkpoint.commit, attempt=attempt.number)
-    with BackgroundCommitter(commit, options.checkpoint_seconds) as committer:
+    with BackgroundCommitter(commit, options.checkpoint_seconds) as committer, Meter(chunk.name, len(missing)) as meter:
         for batch in embedder.run(missing):
             if len(batch.rows):  # none came out well: see embedder.failed
                 committer.add(batch._replace(flags=batch.flags | chunk.flags[batch.rows]))
-            done += len(batch.rows)
-            now = time.monotonic()
-            if now - told >= SECONDS_BETWEEN_LINES or done == len(missing):
-                told = now
-                log.info("%s: %d of %d sequences, %.0f tokens/s", chunk.name, done, len(missing), embedder.tokens / (now - started))
+            meter.advance(len(batch.rows), embedder.tokens)
             if reason := attempt.given_up():
                 raise Transient(f"{reason}; its successor goes on from the checkpoints")
 

@@ -17,6 +17,7 @@ SCRIPTS = sorted(BIN.glob("*.py"))
 # The lowest level may be imported by all others of the package; those import nothing else of it.
 LOWEST = {"errors", "atomic", "packing", "identity", "layout", "records", "hdf5", "marker", "sampling", "shapes", "seals", "consistency", "torch_dataset"}
 LOWEST |= {
+    "meter",
     "checkpoint_folder",
     "custom_content",
     "fasta",
@@ -33,7 +34,7 @@ LOWEST |= {
     "batch",
     "pooling",
 }
-USERS_OWN = {"show_progress", "check_h5", "software_versions"}  # scripts that are no steps of the pipeline
+USERS_OWN = {"embed_fasta", "show_progress", "check_h5", "software_versions"}  # scripts that are no steps of the pipeline
 TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint", "committer"}
 TORCH_ALLOWED |= {"pooling", "stitching", "contacts", "torch_dataset", "embed_chunk", "fetch_weights", "verify_embeddings"}
 

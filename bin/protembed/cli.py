@@ -25,8 +25,15 @@ def run(options_class: Type[OptionsType], main: Callable[[OptionsType], None], a
 
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     module = sys.modules[options_class.__module__]
-    parser = Parser(options_class, prog=Path(module.__file__).name, description=module.__doc__)
-    return exit_code_of(parser.prog, lambda: main(parser.parse_args(argv)))
+    parser = Parser(options_class, prog=Path(module.__file__).name, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = [dashed(word) for word in (sys.argv[1:] if argv is None else argv)]
+    return exit_code_of(parser.prog, lambda: main(parser.parse_args(words)))
+
+
+def dashed(word: str) -> str:
+    """--repr_layers is --repr-layers: esm-extract and Nextflow's parameters have the one, these scripts show the other."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
 def exit_code_of(prog: str, call: Callable[[], None]) -> int:

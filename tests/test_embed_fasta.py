@@ -1,0 +1,92 @@
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from protembed.store import check_embeddings
+from tests.conftest import BIN, make_proteins, reference_layers, relative_l2, run_inside, run_script, write_fasta
+from tests.nextflow import wait_for
+
+
+def test_a_plain_fasta_becomes_the_pipelines_file_with_its_ids_and_fair_esms_values(tmp_path, hostile_esm2, hostile_pt):
+    given = make_proteins([30, 90, 60], seed=3)
+    fasta = write_fasta(tmp_path / "in.fasta", [*given, given[0]])
+    said = run_inside("embed_fasta.py", fasta, "--model", hostile_pt, "--output", tmp_path / "x.h5", "--weights_dir", tmp_path / "keep").stderr
+    assert check_embeddings(tmp_path / "x.h5")["n_embedded"] == 4
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert list(file["sequence_ids"].asstr()) == [f"protein{number}" for number in range(4)]
+        for row, sequence in enumerate([*given, given[0]]):
+            expected = reference_layers(hostile_esm2, sequence, [3])[3][1:-1].double().mean(0)
+            assert relative_l2(file["embeddings"][row][None], expected[None]) < 2e-5
+        assert '"sequences": 3' in file.attrs["verify"]
+    assert "duplicate" in (tmp_path / "x.h5.ledger.tsv").read_text().splitlines()[4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "keep", "x.h5", "x.h5.ledger.tsv"], said
+
+
+def test_esm_extracts_options_mean_here_what_they_mean_there(tmp_path, hostile_pt):
+    fasta = write_fasta(tmp_path / "in.fasta", make_proteins([30, 90], seed=3))
+    theirs = ["--repr_layers", "0", "2", "-1", "--include", "mean", "per_tok", "bos", "--toks_per_batch", "64", "--truncation_seq_length", "50"]
+    ours = ["--repr-layers=0,2,-1", "--include", "mean,per_tok,bos", "--max-tokens", "64", "--max_residues", "50"]
+    for name, words in (("theirs", theirs), ("ours", ours)):
+        run_inside("embed_fasta.py", fasta, "--model", hostile_pt, "--output", tmp_path / f"{name}.h5", "--weights_dir", tmp_path, "--verify", 0, *words)
+    attributes = check_embeddings(tmp_path / "theirs.h5")
+    assert attributes["content_sha256"] == check_embeddings(tmp_path / "ours.h5")["content_sha256"]
+    assert list(attributes["repr_layers"]) == [0, 2, 3] and attributes["max_residues"] == 50
+    with h5py.File(tmp_path / "theirs.h5") as file:
+        assert np.diff(file["offsets"][:]).tolist() == [30, 50] and set(file["representations/2"]) == {"mean", "per_tok", "bos"}
+
+
+def test_killed_it_goes_on_from_its_checkpoints_to_the_same_file(tmp_path, hostile_pt):
+    fasta = write_fasta(tmp_path / "in.fasta", make_proteins([400] * 60, seed=4))
+    words = ["--model", hostile_pt, "--weights_dir", tmp_path, "--checkpoint_seconds", "0", "--toks_per_batch", "900", "--threads", "1", "--verify", "0"]
+    run_script("embed_fasta.py", fasta, "--output", tmp_path / "whole.h5", *words)
+    command = [sys.executable, BIN / "embed_fasta.py", fasta, "--output", tmp_path / "x.h5", *words]
+    killed = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    wait_for(lambda: list(Path(tmp_path, "x.h5.work").glob("checkpoints/*/*/*.done")), still=lambda: killed.poll() is None)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL and not (tmp_path / "x.h5").exists()
+    again = run_script("embed_fasta.py", fasta, "--output", tmp_path / "x.h5", *words)
+    assert re.search(r"[1-9]\d* of 60 sequences are in the checkpoint", again.stderr)
+    assert check_embeddings(tmp_path / "x.h5")["content_sha256"] == check_embeddings(tmp_path / "whole.h5")["content_sha256"]
+
+
+def test_bad_input_and_bad_options_are_one_line_and_a_code(tmp_path, hostile_pt):
+    fasta = write_fasta(tmp_path / "in.fasta", ["MKJ"])
+    shared = ["--output", tmp_path / "x.h5", "--weights_dir", tmp_path]
+    wrong = run_inside("embed_fasta.py", fasta, "--model", hostile_pt, *shared, check=False)
+    assert wrong.returncode == 65 and "in.fasta:1 protein0 has letters outside the alphabet: J" in wrong.stderr
+    assert run_inside("embed_fasta.py", fasta, *shared, check=False).returncode == 78
+    write_fasta(fasta, ["MKV"])
+    unknown = run_inside("embed_fasta.py", fasta, "--model", "esm2_t6_8M", *shared, check=False)
+    assert unknown.returncode == 66 and "did you mean esm2_t6_8M_UR50D?" in unknown.stderr
+
+
+def on_a_terminal(words):
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # rows, columns
+    running = subprocess.Popen(list(map(str, words)), stderr=follower, stdout=follower)
+    os.close(follower)
+    said = b""
+    while True:
+        try:
+            said += os.read(leader, 65536)
+        except OSError:  # EIO: the other end is closed
+            return running.wait(), said.decode()
+
+
+def test_a_terminal_sees_a_bar_and_a_log_plain_lines(tmp_path, hostile_pt):
+    fasta = write_fasta(tmp_path / "in.fasta", make_proteins([30] * 5, seed=3))
+    words = [fasta, "--model", hostile_pt, "--output", tmp_path / "x.h5", "--weights_dir", tmp_path, "--verify", 0]
+    code, said = on_a_terminal([sys.executable, BIN / "embed_fasta.py", *words])
+    assert code == 0 and re.search(r"chunk_\w+: 100%\|\S+\| 5/5 \[.*tokens/s\]", said) and "5 of 5 sequences," not in said
+    log = run_script("embed_fasta.py", *words).stderr
+    assert re.search(r"chunk_\w+: 5 of 5 sequences, \d+ tokens/s", log) and "\r" not in log
