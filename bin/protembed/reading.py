@@ -131,6 +131,10 @@ class Embeddings:
         side = math.isqrt(len(flat))
         return flat.reshape(side, side) if side else None
 
+    @cached_property
+    def _contact_offsets(self) -> np.ndarray:
+        return self._file[offsets_name(CONTACTS)][:]
+
     def array(self, kind: str, layer: Optional[int] = None) -> np.ndarray:
         """The mapped dataset of a kind (mean, bos, per_tok) and layer, read-only. KeyError says what the file has instead."""
         name = vector_name(self.identity.repr_layers[0] if layer is None else layer, kind)
@@ -172,7 +176,7 @@ class Embeddings:
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(len(rows), D) of a vector dataset, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""
         if is_ragged(name):
-            starts = self._file[offsets_name(name)]
+            starts = self._contact_offsets if name == CONTACTS else self.offsets
             return np.concatenate([self._arrays[name][starts[row] : starts[row + 1]] for row in rows])
         return self._arrays[name][rows]
 
