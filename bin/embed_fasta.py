@@ -26,7 +26,7 @@ from protembed.cli import log, run
 from protembed.layout import INCLUDABLE
 from protembed.windows import POLICIES
 
-ONE_CHUNK = 1 << 62  # residues
+ONE_CHUNK = 1 << 50  # residues
 
 
 @dataclass(frozen=True)
