@@ -58,7 +58,7 @@ class EmbedJob:
                 passes.write(".")
             return BEGIN(model, *arguments)
 
-        PackedESM2.begin, embed_chunk.load_esm2 = counted, lambda path: self.model
+        PackedESM2.begin, embed_chunk.load_esm2 = counted, lambda *_: self.model
         chosen = dict(include="mean,per_tok", threads=1, max_tokens=PACK_TOKENS, checkpoint_seconds=0.0)
         paths = dict(weights=self.weights, outdir=folder / out, anchor=folder / CHECKPOINTS / NAME)
         run_script(embed_chunk, self.fasta, **paths, **{**chosen, **options})
