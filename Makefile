@@ -6,7 +6,8 @@
 # make test-docker   those in containers: needs a Docker daemon and `make images`
 # make test-slurm   those on a cluster: needs a SLURM with two GPUs, which .ci/slurm-up pretends on a bare Debian machine (root)
 # make setup   only set up: .venv from locked requirements, Nextflow
-# make images  build the two container images (containers/README.md)
+# make lint    what .pre-commit-config.yaml runs: ruff, mypy, the table and the picture that are made from files
+# make images  build the three container images (containers/README.md)
 # make lock    renew the locked requirements after a change of containers/requirements/*.in (needs uv)
 
 PYTHON  ?= python3
@@ -19,7 +20,7 @@ MINUTES ?= 10
 LOCK    := containers/requirements/dev.txt
 STAMP   := .venv/.complete
 
-.PHONY: setup nextflow demo test kill-test storm fuzz test-docker test-slurm images lock
+.PHONY: setup nextflow demo test kill-test storm fuzz test-docker test-slurm images lint lock
 
 setup: $(STAMP)
 
@@ -56,6 +57,13 @@ test-docker: setup
 
 test-slurm: setup
 	@.venv/bin/python -m pytest -m slurm $(TESTS)
+
+lint: setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/mypy
+	@.venv/bin/python benchmarks/table.py --check
+	@.venv/bin/python docs/images/draw_map.py --check
 
 images:
 	@containers/build.sh $(BUILD_OPTIONS)

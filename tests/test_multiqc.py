@@ -10,7 +10,7 @@ from tests.conftest import ROOT, make_proteins, write_fasta
 from tests.nextflow import PARSERS, run_pipeline
 
 pytestmark = pytest.mark.nextflow
-PROCESSES = {path.parent.name.upper() for path in (ROOT / "modules").glob("*/main.nf") if "process " in path.read_text()}
+PROCESSES = {path.parent.name.upper() for path in (ROOT / "modules").glob("*/main.nf") if re.search(r"^process ", path.read_text(), re.MULTILINE)}
 
 
 def small_run(folder, hostile_pt):

@@ -116,7 +116,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def create_exclusive(path: Path, write: Callable[[Path], None]) -> None:
+def create_exclusive(path: Path, write: Callable[[Path], object]) -> None:
     """Durably create `path` with what `write(temporary_path)` puts there.
 
     FileExistsError when the name is taken, Transient when the file system is at fault.

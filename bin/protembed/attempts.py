@@ -13,7 +13,7 @@ import re
 import socket
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List
 
 from protembed.atomic import create_exclusive
 from protembed.errors import Transient
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"attempt_(\d+)\.json$")
 class Attempt:
     """The task that this process is."""
 
-    def __init__(self, root: Path, identity: str, chunk: str, facts: Dict[str, object], session: str = "", leave_with_parent: bool = False):
+    def __init__(self, root: Path, identity: str, chunk: str, facts: Dict[str, Any], session: str = "", leave_with_parent: bool = False):
         """Take the next number. Transient when the folder cannot be written."""
         self._place, self._session = (root, identity, chunk), session
         self._parent = os.getppid() if leave_with_parent else None
@@ -43,7 +43,7 @@ class Attempt:
             except OSError as error:
                 raise Transient(f"checkpoint folder {folder} cannot be written: {error}") from error
 
-    def history(self) -> List[Dict[str, object]]:
+    def history(self) -> List[Dict[str, Any]]:
         """The records of all tasks that have taken up the chunk until now, this one the last; what a torn file held is missing."""
         numbers = range(1, self.number + 1)
         return [dict(read_attempt(_read(attempt_path(*self._place, number))), attempt=number) for number in numbers]
@@ -69,7 +69,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def read_attempt(text: str) -> Dict[str, object]:
+def read_attempt(text: str) -> Dict[str, Any]:
     """The record of an attempt; empty when the file is torn or not ours."""
     try:
         found = json.loads(text)

@@ -120,7 +120,7 @@ class ChunkCheckpoint:
         self.committed[path] = rows
         return path
 
-    def _create_numbered(self, write: Callable[[Path], None]) -> Path:
+    def _create_numbered(self, write: Callable[[Path], object]) -> Path:
         # What was set aside keeps its number: a slow reader that still judges the old file would set the new one aside.
         names = (path.name for folder in (self.folder, self.folder / "set_aside") for path in folder.glob("batch_*"))
         number = max((int(match[1]) for match in map(_NUMBER.match, names) if match), default=-1) + 1

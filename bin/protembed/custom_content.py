@@ -7,9 +7,9 @@ Standard library only.
 
 import html
 import json
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
-Section = Dict[str, object]
+Section = Dict[str, Any]
 PALETTE = ["#3b528b", "#d1495b", "#21918c", "#edae49", "#7b4f9d", "#5ec962", "#8d6a3f", "#777777"]
 GRID = dict(gridcolor="#e8e8e8", zeroline=False, automargin=True)
 TOOLS = dict(responsive=True, displaylogo=False, modeBarButtons=[["toImage", "zoom2d", "resetScale2d"]])
@@ -47,7 +47,7 @@ def plot(
     return words(name, title, f'<div id="{name}_plot" class="protembed-plot"></div><script type="text/javascript">{script}</script>', how_to_read)
 
 
-def histogram(found: Dict[str, object], unit: str, what: str) -> List[dict]:
+def histogram(found: Dict[str, Any], unit: str, what: str) -> List[dict]:
     """The traces of `counts` between `edges`: steps over a filled area."""
     counts, edges = list(found["counts"]), list(found["edges"])
     texts = [f"{low:,.6g} to {high:,.6g} {unit}: {count:,} {what}" for low, high, count in zip(edges, edges[1:], counts)]

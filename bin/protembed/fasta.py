@@ -11,7 +11,7 @@ import io
 import zlib
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Collection, Dict, Iterator, List, Tuple
+from typing import IO, Any, Collection, Dict, Iterator, List, Tuple
 
 import zstandard
 from Bio.SeqIO.FastaIO import SimpleFastaParser
@@ -63,6 +63,7 @@ def open_text(path: Path) -> IO[str]:
     """
     with open(path, "rb") as handle:
         start = handle.read(4)
+    raw: Any
     if start.startswith(_GZIP):
         raw = gzip.open(path)  # noqa: SIM115
     elif start.startswith(_BZIP2):

@@ -81,7 +81,9 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
     on_failure: 'skip' lets failed sequences go without a vector, never a lost one.
     """
     unwanted = {"lost", "failed"} if on_failure == "error" else {"lost", "kept"}  # to skip the failed is no leave to lose their neighbours
-    kinds, residues, pairs, shown, has_samples = Counter(), 0, 0, [], False
+    kinds: Counter = Counter()
+    shown: List[str] = []
+    residues, pairs, has_samples = 0, 0, False
     for outcome in outcomes:
         kinds[outcome.status, outcome.flags] += 1
         residues += outcome.residues

@@ -1,6 +1,6 @@
 """The run told for a paper: one paragraph that holds what decides the numbers, and the works to cite. Standard library only."""
 
-from typing import Dict, List
+from typing import Any, Dict, List
 
 REFERENCES = {
     "esm2": "Lin Z, Akin H, Rao R, et al. Evolutionary-scale prediction of atomic-level protein structure with a language model. "
@@ -22,16 +22,18 @@ LONG = {
 WARNING = "RANDOM WEIGHTS: these vectors mean nothing. The model has ESM-2's architecture, but its weights were drawn at random to try the machinery."
 
 
-def methods_of(run: Dict[str, object], verify: Dict[str, object]) -> str:
+def methods_of(run: Dict[str, Any], verify: Dict[str, Any]) -> str:
     """The paragraph. run: the content of summary.json. verify: that of verify.json, empty when nothing was verified."""
     layers = ", ".join(map(str, run["repr_layers"]))
-    kinds = " and ".join(KINDS.get(kind, kind) for kind in run["include"])
+    kinds = " and ".join(KINDS[kind] for kind in run["include"] if kind in KINDS)
+    layer_s = "layers" if len(run["repr_layers"]) > 1 else "layer"
     sentences = [WARNING] if run["random_weights"] else []
     sentences += [
         f"{run['n_embedded']} of {run['n_records']} protein records were embedded with ESM-2 (Lin et al. 2023), model {run['model']}"
         f" (SHA-256 of the weights {run['weights_sha256']}), by protembed {run['pipeline_version']}, a Nextflow pipeline (Di Tommaso et al. 2017),"
         f" with PyTorch {run['torch']} (Ansel et al. 2024), in {run['compute_dtype']}, on {run['device']}.",
-        f"The vectors are {kinds} of layer{'s' if len(run['repr_layers']) > 1 else ''} {layers}, stored in {run['store_dtype']}.",
+        f"The vectors are {kinds} of {layer_s} {layers}, stored in {run['store_dtype']}." if kinds else "",
+        "Contacts of residues were predicted by the model's own regression on its attention maps." if "contacts" in run["include"] else "",
         LONG.get(run["long_sequences"], "").format(limit=run["max_residues"], **run["flags"]),
     ]
     if run["flags"].get("substituted"):
@@ -41,7 +43,7 @@ def methods_of(run: Dict[str, object], verify: Dict[str, object]) -> str:
     return " ".join(filter(None, [*sentences, _verified(verify)]))
 
 
-def _verified(verify: Dict[str, object]) -> str:
+def _verified(verify: Dict[str, Any]) -> str:
     if not verify.get("worst"):
         return ""
     worst = max(figure["relative_l2"] for figure in verify["worst"].values())

@@ -6,13 +6,13 @@ Everything here goes into report.json as it is; how it is drawn is the matter of
 from collections import Counter
 from operator import itemgetter
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
 MOST_SKIPPED_SHOWN = 200
 MOST_REASONS = 50
-Numbers = Dict[str, object]
+Numbers = Dict[str, Any]
 
 
 def read_ledger(path: Path) -> Numbers:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Iterator, List, Mapping
 
 import h5py
 import numpy as np
@@ -65,7 +65,7 @@ def attributes_sha256(file: h5py.File) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def seal(file: h5py.File, attributes: Dict[str, object]) -> None:
+def seal(file: h5py.File, attributes: Mapping[str, object]) -> None:
     """Write the checksums and the attributes of the file; `complete` comes last."""
     for name in dataset_names(file):
         file[name].attrs[CHECKSUM] = checksum_of(file[name])

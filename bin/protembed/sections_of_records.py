@@ -5,12 +5,12 @@ Standard library only.
 
 import html
 import math
-from typing import Dict, Iterator, Sequence
+from typing import Any, Dict, Iterator, Sequence
 
 from protembed.custom_content import PALETTE, Section, facts, histogram, plot, table, words
-from protembed.layout import vector_name
+from protembed.layout import vector_names
 
-Numbers = Dict[str, object]
+Numbers = Dict[str, Any]
 LENGTH_TICKS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000]  # residues, of the colour scale
 
 
@@ -123,11 +123,10 @@ def map_of_vectors(found: Numbers) -> Section:
 
 
 def provenance(run: Numbers) -> Section:
-    kinds = [vector_name(layer, kind) for layer in run["repr_layers"] for kind in run["include"]]
     pairs = [
         ("Model", run["model"]),
         ("SHA-256 of the weights", run["weights_sha256"]),
-        ("Vectors", ", ".join(kinds)),
+        ("Vectors", ", ".join(vector_names(run["repr_layers"], run["include"]))),
         ("Computed in, stored in", f"{run['compute_dtype']}, {run['store_dtype']}"),
         ("Long sequences", f"{run['long_sequences']}, {run['max_residues']} residues" if run["max_residues"] else run["long_sequences"]),
         ("PyTorch and its CUDA", run["torch"]),

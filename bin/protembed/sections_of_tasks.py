@@ -1,6 +1,6 @@
 """What the report shows of the tasks: packing, speed, which device did what, what was computed again. Standard library only."""
 
-from typing import Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 from protembed.custom_content import PALETTE, Section, plot, table
 
@@ -8,7 +8,7 @@ MOST_LISTED = 500  # rows of a table
 MOST_DRAWN = 2000  # points of a plot
 
 
-def sections_of_tasks(numbers: Dict[str, object]) -> Iterator[Section]:
+def sections_of_tasks(numbers: Dict[str, Any]) -> Iterator[Section]:
     """All of them; what a run has no numbers for is left out."""
     chunks = numbers["chunks"]
     if any(chunk["tokens"] for chunk in chunks):
@@ -83,7 +83,7 @@ def devices(found: List[dict]) -> Section:
         )
         for device in found
     }
-    headers = {
+    headers: Dict[str, dict] = {
         "chunks": dict(title="Chunks", format="{:,.0f}"),
         "tokens": dict(title="Tokens computed", format="{:,.0f}"),
         "share": dict(title="Share", suffix=" %", format="{:,.1f}", min=0, max=100, scale="Blues"),
@@ -129,7 +129,7 @@ def chunk_table(chunks: List[dict]) -> Section:
     rest = f" The first {MOST_LISTED:,} of {len(chunks):,}; report.json has all." if len(chunks) > MOST_LISTED else ""
     shown = ("place", "computed", "tokens", "reused", "attempts", "embed_seconds", "tokens_per_second")
     rows = {chunk["chunk"]: {name: chunk[name] for name in shown} for chunk in chunks[:MOST_LISTED]}
-    plain = dict(format="{:,.0f}")
+    plain: Dict[str, Any] = dict(format="{:,.0f}")
     headers = {
         "place": dict(title="Device"),
         "computed": dict(plain, title="Computed"),

@@ -3,7 +3,7 @@
 Rows are taken at even distances over the file, so equal files give equal samples and memory does not depend on the file's size.
 """
 
-from typing import Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import h5py
 import numpy as np
@@ -31,7 +31,7 @@ def sample_vectors(file: h5py.File, most: int = MOST_SAMPLED) -> Optional[Vector
     return VectorSample(names[0], file[names[0]][rows].astype(np.float32), file["lengths"][rows])
 
 
-def histogram_of_norms(vectors: np.ndarray, bins: int = 40) -> Dict[str, object]:
+def histogram_of_norms(vectors: np.ndarray, bins: int = 40) -> Dict[str, Any]:
     """Euclidean norms of (S, D) vectors: least, median, most; and `counts` between `edges`."""
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     counts, edges = np.histogram(norms, bins)
@@ -40,7 +40,7 @@ def histogram_of_norms(vectors: np.ndarray, bins: int = 40) -> Dict[str, object]
     )
 
 
-def flat_map(sample: VectorSample) -> Dict[str, object]:
+def flat_map(sample: VectorSample) -> Dict[str, Any]:
     """The sample seen along its two main directions: `points` of (x, y, residues), and the share of the variance that each shows.
 
     No points when there are fewer than three vectors, or when all are equal. Directions are turned so that their largest weight
