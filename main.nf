@@ -14,6 +14,7 @@ include { failureWords; lackHere } from './modules/failure/main.nf'
 include { freshNotes; removeNotes } from './modules/progress/main.nf'
 include { inputsOf } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
+include { PLAN_RUN      } from './modules/plan_run/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
 include { EMBED_CHUNK   } from './modules/embed_chunk/main.nf'
 include { MERGE_CHUNKS  } from './modules/merge_chunks/main.nf'
@@ -57,6 +58,12 @@ workflow {
     SPLIT_FASTA.out.totals.subscribe { totals ->
         totals.copyTo(notes)
         log.info(openingWords(totals, chosen, dtype, checkpoints, workflow.resume))
+    }
+
+    if( chosen.plan ) { // a dry run ends here
+        PLAN_RUN(SPLIT_FASTA.out.totals, planned(chosen, model_file), code)
+        PLAN_RUN.out.plan.view { plan -> plan.text.trim() }
+        return
     }
 
     FETCH_WEIGHTS(chosen.model, model_file, downloads, chosen.weights_url, code)
@@ -121,6 +128,22 @@ workflow {
 // Of a versions.yml, or of what is text already.
 def textOf(version) {
     return version instanceof Path ? version.text : version.toString()
+}
+
+// What memory and time will depend on.
+def planned(chosen, model_file) {
+    def layers = chosen.repr_layers.tokenize(',').size()
+    def kinds = chosen.include.tokenize(',')
+    return [
+        'model': chosen.model,
+        'model-bytes': model_file ? model_file[0].size() : 0,
+        'device': chosen.device,
+        'units': chosen.device == 'cuda' ? chosen.gpus ?: 1 : Runtime.runtime.availableProcessors(),
+        'max-tokens': chosen.max_tokens ?: 0,
+        'vectors': layers * kinds.count { kind -> kind in ['mean', 'bos'] },
+        'residue-vectors': 'per_tok' in kinds ? layers : 0,
+        'store-bytes': chosen.store_dtype == 'float16' ? 2 : 4,
+    ]
 }
 
 // What the size of chunks depends on: what the user asks for, or what a task will cost.
