@@ -16,6 +16,7 @@ include { inputsOf } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { PLAN_RUN      } from './modules/plan_run/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
+include { REUSE_EMBEDDINGS } from './modules/reuse_embeddings/main.nf'
 include { EMBED_CHUNK   } from './modules/embed_chunk/main.nf'
 include { MERGE_CHUNKS  } from './modules/merge_chunks/main.nf'
 include { VERIFY_EMBEDDINGS } from './modules/verify_embeddings/main.nf'
@@ -55,12 +56,8 @@ workflow {
     SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file), names: fastas.collect { path -> path.name }, samples: inputs.collect { input -> input.sample }], code)
 
     dtype  = chosen.dtype != 'auto' ? chosen.dtype : chosen.device == 'cuda' ? 'float16' : 'float32'
-    SPLIT_FASTA.out.totals.subscribe { totals ->
-        totals.copyTo(notes)
-        log.info(openingWords(totals, chosen, dtype, checkpoints, workflow.resume))
-    }
-
     if( chosen.plan ) { // a dry run ends here
+        SPLIT_FASTA.out.totals.subscribe { totals -> log.info(openingWords(totals, chosen, dtype, checkpoints, workflow.resume)) }
         PLAN_RUN(SPLIT_FASTA.out.totals, planned(chosen, model_file), code)
         PLAN_RUN.out.plan.view { plan -> plan.text.trim() }
         return
@@ -68,9 +65,25 @@ workflow {
 
     FETCH_WEIGHTS(chosen.model, model_file, downloads, chosen.weights_url, code)
 
-    // [chunk_0dcc6e04baffd4a2.fasta], one task each
-    chunks = SPLIT_FASTA.out.chunks.flatten().combine(SPLIT_FASTA.out.totals).map { chunk, totals -> labelled(chunk, totals) }
     recipe = chosen.subMap(['repr_layers', 'include', 'long_sequences', 'max_residues', 'on_failure'])
+
+    // With --reuse, what earlier files hold is taken out of the chunks; the merge takes it from there.
+    earlier = (chosen.reuse ?: '').tokenize(',').collectMany { entry -> files(entry.trim(), checkIfExists: true) }
+    places  = earlier.withIndex(1).collect { path, number -> "earlier/${number}/${path.name}".toString() }
+    work    = SPLIT_FASTA.out
+    if( earlier ) {
+        whole = SPLIT_FASTA.out.chunks.flatten().toSortedList { left, right -> left.name <=> right.name }
+        wanted = recipe + chosen.subMap(['store_dtype', 'verify']) + [dtype: dtype, names: earlier.collect { path -> path.name }]
+        REUSE_EMBEDDINGS(earlier, whole, SPLIT_FASTA.out.records, SPLIT_FASTA.out.totals, FETCH_WEIGHTS.out.description, wanted, code)
+        work = REUSE_EMBEDDINGS.out
+    }
+    work.totals.subscribe { totals ->
+        totals.copyTo(notes)
+        log.info(openingWords(totals, chosen, dtype, checkpoints, workflow.resume))
+    }
+
+    // [chunk_0dcc6e04baffd4a2.fasta], one task each
+    chunks = work.chunks.flatten().combine(work.totals).map { chunk, totals -> labelled(chunk, totals) }
     EMBED_CHUNK(chunks, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, checkpoints, recipe + [dtype: dtype], code)
 
     EMBED_CHUNK.out.metrics.subscribe { metrics -> metrics.copyTo(notes) }
@@ -78,21 +91,21 @@ workflow {
     // Before the merge: embeddings.h5 appears only when its numbers are proven. [chunk_0dcc6e04baffd4a2.h5, ...] that hold the sample.
     verdict = []
     versions = channel.of("Workflow:\n  Nextflow: \"${workflow.nextflow.version}\"\n  protembed: \"${workflow.manifest.version}\"\n")
-        .mix(SPLIT_FASTA.out.versions, FETCH_WEIGHTS.out.versions, EMBED_CHUNK.out.versions)
+        .mix(SPLIT_FASTA.out.versions, FETCH_WEIGHTS.out.versions, work.versions, EMBED_CHUNK.out.versions)
     if( chosen.verify > 0 ) {
         holding = EMBED_CHUNK.out.vectors
-            .combine(SPLIT_FASTA.out.totals)
+            .combine(work.totals)
             .filter { vectors, totals -> vectors.baseName in new groovy.json.JsonSlurper().parse(totals).sampled_chunks }
             .map { vectors, _totals -> vectors }
             .toSortedList { left, right -> left.name <=> right.name }
-        VERIFY_EMBEDDINGS(holding, SPLIT_FASTA.out.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, code)
+        VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, places, code)
         verdict = VERIFY_EMBEDDINGS.out.verdict
         versions = versions.mix(VERIFY_EMBEDDINGS.out.versions)
     }
 
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
-    MERGE_CHUNKS(embedded, SPLIT_FASTA.out.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'on_failure']), code)
+    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'on_failure']) + [earlier: places], code)
 
     versions = versions.mix(MERGE_CHUNKS.out.versions)
 

@@ -28,8 +28,8 @@ from protembed.cli import log, run
 from protembed.committer import BackgroundCommitter
 from protembed.embedding import Embedder
 from protembed.errors import BadOption, Incomplete, Transient
-from protembed.esm2 import PackedESM2, default_max_tokens, resolve_layers, usable_device
-from protembed.identity import Identity, chunk_name
+from protembed.esm2 import PackedESM2, default_max_tokens, usable_device
+from protembed.identity import chunk_name, identity_of
 from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, INCLUDABLE, failures_path
 from protembed.meter import Meter
 from protembed.proteins import digest_of, read_fasta
@@ -94,10 +94,9 @@ class Recipe:
         self.folder = Path(options.weights)
         weights = Description.read(self.folder)
         self.width = weights.width
-        limit = 0 if options.long_sequences == "full" else options.max_residues
-        layers, include = resolve_layers(options.repr_layers, weights.layers), tuple(sorted(set(options.include.split(","))))
-        regression = weights.needed_regression() if CONTACTS in include else ""
-        self.identity = Identity(weights.sha256, layers, include, self.dtype, options.long_sequences, limit, regression_sha256=regression)
+        limits = options.long_sequences, options.max_residues
+        regression = weights.needed_regression() if CONTACTS in options.include.split(",") else ""
+        self.identity = identity_of(weights.sha256, weights.layers, regression, options.repr_layers, options.include, self.dtype, *limits)
         self.engine = functools.cache(self._load)  # the model in a dtype, loaded once
 
     def _load(self, dtype: str) -> PackedESM2:

@@ -8,28 +8,29 @@ Writes embeddings.h5, ledger.tsv, failed.tsv when a record has no vector, and su
 import json
 import os
 import sys
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Dict, Iterable, Iterator, List
+from typing import IO, Dict, Iterable, Iterator, List, Sequence, Union
 
 import numpy as np
 
 from protembed import __version__
 from protembed.anchor import folder_of
-from protembed.atomic import replacing, write_text
+from protembed.atomic import write_text, writing_table
 from protembed.checkpoint_folder import read_failures, remove_checkpoint
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import ForeignFile, Incomplete
 from protembed.hdf5 import allow_open_files
 from protembed.identity import differences
-from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, is_ragged, vector_names
+from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, OF_VECTORS, is_ragged, vector_names
 from protembed.ledger import FAILED_HEADER, HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, missing_contacts, status_of
-from protembed.records import NOTHING, RecordRow, read_records
+from protembed.reading import Embeddings, open_embeddings
+from protembed.records import EARLIER, NOTHING, RecordRow, read_records
 from protembed.store import EmbeddingsWriter, Form, RecordBlock, Sizes, creating_embeddings
 from protembed.windows import cut_in_words
 
@@ -50,6 +51,7 @@ class Options:
     keep_checkpoints: bool = field(default=False, metadata=dict(help="do not remove the checkpoints of merged chunks"))
     code_digest: str = field(default="", metadata=dict(help="digest of the pipeline's code, stored as an attribute"))
     chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files, in any order"))
+    earlier: str = field(default="", metadata=dict(help="comma separated: the files of reuse_embeddings.py, in its order (default: none)"))
     verify: str = field(default="", metadata=dict(help="verify.json of verify_embeddings.py, for the file's attributes"))
     run_command: str = field(default="", metadata=dict(help="the user's command, stored as an attribute"))
 
@@ -57,17 +59,18 @@ class Options:
 class MergedChunks:
     """The verified chunk files of one run, by name."""
 
-    def __init__(self, files: Iterable[ChunkFile], anchor: str):
-        self.by_name = {file.chunk: file for file in files}
+    def __init__(self, files: Iterable[ChunkFile], earlier: Sequence[Embeddings], anchor: str):
+        self.by_name: Dict[str, Union[ChunkFile, Embeddings]] = {file.chunk: file for file in files}
+        self.by_name |= {f"{EARLIER}{number}": file for number, file in enumerate(earlier, 1)}
         self.failures = read_failures(folder_of(Path(anchor))) if anchor else {}
         if not self.by_name and not self.failures:
             raise Incomplete("no chunk was embedded; see the messages of the EMBED_CHUNK tasks above")
         if not self.by_name:
             return  # count() will say what failed
         self.identity = next(iter(self.by_name.values())).identity
-        for file in self.by_name.values():
+        for name, file in self.by_name.items():
             if file.identity != self.identity:
-                raise ForeignFile(f"{file.chunk} was made by another recipe: {'; '.join(differences(self.identity, file.identity))}")
+                raise ForeignFile(f"{name} was made by another recipe: {'; '.join(differences(self.identity, file.identity))}")
         self.names = vector_names(self.identity.repr_layers, self.identity.include)
         # A number out of a memoryview comes several times faster than out of an array.
         self._views = {name: [memoryview(column.reshape(-1)) for column in (file.digests, file.flags, file.offsets)] for name, file in self.by_name.items()}
@@ -87,7 +90,7 @@ class MergedChunks:
             return Outcome(record, "lost", record.flags, f"row {row} of {record.chunk} holds another sequence")
         if row in file.failed:
             return Outcome(record, "failed", record.flags, file.failed[row])
-        flags, residues = record.flags | flags_of[row], offsets[row + 1] - offsets[row]
+        flags, residues = record.flags | flags_of[row] & OF_VECTORS, offsets[row + 1] - offsets[row]
         cut = cut_in_words(flags, residues, self.identity.max_residues)
         if self.names[-1] == CONTACTS:
             cut = "; ".join(filter(None, [cut, missing_contacts(residues)]))
@@ -124,13 +127,6 @@ def write_all(writer: EmbeddingsWriter, outcomes: Iterable[Outcome], chunks: Mer
             writer.append(chunks.block(embedded))
 
 
-@contextmanager
-def writing_table(path: Path) -> Iterator[IO[str]]:
-    """Yield a text file; `path` appears, durable and whole, when the block ends well. /dev/null takes what nobody asks for."""
-    with nullcontext(path) if path == Path(os.devnull) else replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table:
-        yield table
-
-
 def check_coverage(writer: EmbeddingsWriter, outcomes: Iterable[Outcome]) -> None:
     """Compare ids and digests of the file, read back, with the records, one by one and in order."""
     expected = ((outcome.record.id, bytes.fromhex(outcome.record.sha256)) for outcome in outcomes if outcome.has_vector)
@@ -144,7 +140,7 @@ def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Di
     weights = json.loads(Path(options.weights).read_text(encoding="utf-8"))
     identity, counts = chunks.identity, totals.counts
     provenances = [file.provenance for file in chunks.by_name.values()]
-    together = {key: ", ".join(sorted({provenance[key] for provenance in provenances})) for key in provenances[0]}
+    together = {key: ", ".join(sorted({provenance[key] for provenance in provenances})) for key in ("torch", "device")}
     n_embedded = sum(counts[status] for status in WITH_VECTOR)
     return dict(
         model=weights["model"],
@@ -159,6 +155,7 @@ def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Di
         device=together["device"],
         command=options.run_command,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        reused_from=json.dumps([file.origin() for file in chunks.by_name.values() if isinstance(file, Embeddings)]),
         n_records=counts["records"],
         n_embedded=n_embedded,
         n_skipped=counts["records"] - n_embedded,
@@ -171,7 +168,8 @@ def main(options: Options) -> None:
     allow_open_files(len(options.chunks) + OTHER_FILES)
     with ExitStack() as stack:
         files = [stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks)]
-        chunks = MergedChunks(files, options.anchor)
+        earlier = [stack.enter_context(open_embeddings(path, verify=True)) for path in filter(None, options.earlier.split(","))]
+        chunks = MergedChunks(files, earlier, options.anchor)
 
         def outcomes() -> Iterator[Outcome]:
             return map(chunks.outcome, read_records(Path(options.records)))

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple, Union
 
@@ -24,6 +25,7 @@ from protembed.errors import Incomplete
 from protembed.esm2 import usable_device
 from protembed.layout import CONTACTS, Flag, rows_of, vector_name
 from protembed.proteins import digest_of, read_fasta
+from protembed.reading import open_embeddings
 from protembed.weights import Description, load_esm2
 from protembed.windows import window_starts
 
@@ -39,6 +41,7 @@ class Options:
     outdir: str = field(default=".", metadata=dict(help="where verify.json goes (default: .)"))
     device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="where fair-esm computes (default: cpu)"))
     threads: int = field(default=0, metadata=dict(help="CPU threads; 0: all cores (default: 0)"))
+    earlier: str = field(default="", metadata=dict(help="comma separated: the files of reuse_embeddings.py (default: none)"))
     chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files that hold the sample"))
 
 
@@ -86,10 +89,10 @@ def _representations(model, device: torch.device, sequence: str, layers: Tuple[i
 
 def sampled_rows(path: Path, files: List[ChunkFile]) -> Iterator[Tuple[ChunkFile, int, str]]:
     """(file, row, sequence as the model saw it) of the sampled sequences that have vectors."""
-    rows = {digest.tobytes(): (file, row) for file in files for row, digest in enumerate(file.digests) if row not in file.failed}
     for record in read_fasta(path):
-        if digest_of(record.sequence) in rows:
-            file, row = rows[digest_of(record.sequence)]
+        digest = np.frombuffer(digest_of(record.sequence), np.uint8)
+        places = ((file, int(row)) for file in files for row in np.flatnonzero((file.digests == digest).all(axis=1)) if row not in file.failed)
+        for file, row in islice(places, 1):
             yield file, row, record.sequence[: file.offsets[row + 1] - file.offsets[row]]
 
 
@@ -120,6 +123,7 @@ def main(options: Options) -> None:
     started = time.monotonic()
     with ExitStack() as stack:
         files = [stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks)]
+        files += [stack.enter_context(open_embeddings(path)) for path in filter(None, options.earlier.split(","))]
         worst, count = compare(files, options)
         dtype = files[0].identity.compute_dtype if files else "float32"
     most, least = BOUNDS[dtype]

@@ -12,7 +12,7 @@ from protembed import contacts, layout, ledger
 from protembed.chunk_file import open_chunk_file
 from protembed.esm2 import PackedESM2
 from protembed.layout import CONTACTS, Flag
-from protembed.reading import Embeddings
+from protembed.reading import open_embeddings
 from protembed.store import check_embeddings
 from protembed.weights import load_esm2, save_esm2
 from tests.conftest import make_proteins, metrics_of, relative_l2, run_inside, write_chunk, write_fasta
@@ -112,7 +112,7 @@ def test_embeddings_hold_the_matrices_and_the_ledger_says_who_has_none(tmp_path,
             "merge_chunks.py", *chunks, "--records", tmp_path / "records.tsv", "--weights", with_regression / "weights.json", "--outdir", tmp_path, *form
         )
         assert check_embeddings(tmp_path / "embeddings.h5")["contacts_max_residues"] == short_limit
-        with Embeddings(tmp_path / "embeddings.h5") as embeddings:
+        with open_embeddings(tmp_path / "embeddings.h5") as embeddings:
             for row, theirs in enumerate(reference):
                 ours = embeddings.contacts(row)
                 assert (ours is None) == (LENGTHS[row] > short_limit)
@@ -167,7 +167,7 @@ def test_a_run_gives_windows_contacts_and_compression_to_the_steps_that_need_the
     options = ["--include", "mean,contacts", "--long_sequences", "window", "--compression", "gzip", "--verify", 4]
     run = run_pipeline(tmp_path, "--input", fasta, "--model", with_regression.parent / "hostile.pt", "--weights_dir", tmp_path, *options)
     assert "9 of 9 records embedded" in run.output and "1 in windows" in run.output and "contacts within" in run.output
-    with Embeddings(tmp_path / "results" / "embeddings.h5", verify=True) as embeddings:
+    with open_embeddings(tmp_path / "results" / "embeddings.h5", verify=True) as embeddings:
         assert embeddings.flags[0] == Flag.WINDOWED and embeddings.contacts("protein0") is None
         assert distance(embeddings.contacts("protein1"), reference[0]) <= FP32_BOUND
     with h5py.File(tmp_path / "results" / "embeddings.h5") as file:

@@ -6,7 +6,8 @@ from esm.data import Alphabet
 
 from protembed import attention, projection
 from protembed.errors import BadOption
-from protembed.esm2 import PackedESM2, resolve_layers
+from protembed.esm2 import PackedESM2
+from protembed.identity import resolve_layers
 from protembed.layout import vector_name
 from protembed.pooling import means_by_length, means_by_segments
 from protembed.projection import Projection

@@ -67,7 +67,7 @@ def test_only_what_computes_imports_torch(path):
     assert not heavy or path.stem in TORCH_ALLOWED
 
 
-@pytest.mark.parametrize("script", ["split_fasta", "merge_chunks", "make_report"])
+@pytest.mark.parametrize("script", ["split_fasta", "reuse_embeddings", "merge_chunks", "make_report"])
 def test_split_and_merge_run_without_torch_in_reach(script):
     blocked = "import sys; sys.modules['torch'] = None; sys.modules['esm'] = None; import runpy; sys.argv = ['x', '--help']; "
     done = subprocess.run(

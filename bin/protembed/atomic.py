@@ -17,7 +17,7 @@ import re
 import secrets
 import socket
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import IO, Callable, Iterator
 
 from protembed.errors import Transient, fault_of_the_file_system
 
@@ -108,6 +108,16 @@ def _faults_named(path: Path) -> Iterator[None]:
         if fault is None:
             raise
         raise fault from error
+
+
+@contextlib.contextmanager
+def writing_table(path: Path) -> Iterator[IO[str]]:
+    """Yield a text file; `path` appears, durable and whole, when the block ends well. /dev/null takes what nobody asks for."""
+    with (
+        contextlib.nullcontext(path) if path == Path(os.devnull) else replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as table,
+    ):
+        yield table
 
 
 def write_text(path: Path, text: str) -> None:

@@ -153,7 +153,7 @@ class ChunkWriter:
             name = chunk_name([self._digests])
             if self._written:
                 self._written.result()
-            self._written = self._beside.submit(_write_fasta, self.folder / f"{name}.fasta", self._fasta)
+            self._written = self._beside.submit(write_fasta, self.folder / f"{name}.fasta", self._fasta)
             self.names.append(name)
             self.sizes[name] = len(self._digests) // 32, self._open_residues
             self.totals["chunks"] += 1
@@ -165,6 +165,7 @@ class ChunkWriter:
         self._open_cost = self._open_residues = 0
 
 
-def _write_fasta(path: Path, records: List[str]) -> None:
+def write_fasta(path: Path, records: List[str]) -> None:
+    """A chunk: each record is a header with the sequence's digest, and a line with the sequence."""
     with replacing(path) as temporary, open(temporary, "w", encoding="ascii") as fasta:
         fasta.writelines(records)

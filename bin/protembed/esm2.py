@@ -11,7 +11,7 @@ fp32. Softmax is fp32 inside the attention kernels.
 Shapes:  T tokens of the pack   P sequences of the pack   R residues of the pack (T - 2P)   D width   H heads   d = D/H
 """
 
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor
 from protembed.allocation import free_memory
 from protembed.attention import Attend, chosen_attention, interleaved, rotate, turns
 from protembed.contacts import ContactRegression, PackContacts
-from protembed.errors import BadOption, Transient
+from protembed.errors import Transient
 from protembed.layout import CONTACTS, vector_name
 from protembed.pooling import means
 from protembed.projection import Projection
@@ -33,18 +33,6 @@ TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 
 BYTES_PER_TOKEN = 80  # and unit of width: the peak of a pass on a CPU, measured with 8M and 35,000 residues
 UNDOUBTED = 1 << 29  # bytes: what needs less is tried, whatever the machine says of its memory
-
-
-def resolve_layers(wanted: str, layer_count: int) -> Tuple[int, ...]:
-    """ "-1" or "0,6,-2" to layers 0..layer_count, rising, each once; negatives count from the end as in esm-extract."""
-    try:
-        layers = [int(word) for word in wanted.split(",")]
-    except ValueError:
-        raise BadOption(f"repr_layers {wanted!r} is not a comma separated list of whole numbers") from None
-    for layer in layers:
-        if not -(layer_count + 1) <= layer <= layer_count:
-            raise BadOption(f"repr_layers has {layer}, but the model has layers 0 to {layer_count} (or -1 to -{layer_count + 1})")
-    return tuple(sorted({layer % (layer_count + 1) for layer in layers}))
 
 
 def usable_device(name: str) -> torch.device:

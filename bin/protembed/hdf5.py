@@ -11,12 +11,12 @@ import math
 import os
 import resource
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, NamedTuple, Optional, Tuple, Union
 
 import h5py
 import numpy as np
 
-from protembed.errors import BadOption
+from protembed.errors import BadOption, CorruptStore
 
 CHUNK_BYTES = 1 << 16  # of a compressed dataset: four times as large saves 2 %, and one row takes three times as long (benchmarks/storing.py)
 
@@ -115,6 +115,17 @@ class CompressedRows:
             return self._dataset[which]
         rows, places = np.unique(np.arange(len(self))[which], return_inverse=True)  # HDF5 wants them rising, each once
         return self._dataset[rows][places]
+
+
+def mapped(dataset: h5py.Dataset, path: Path) -> Union[np.ndarray, CompressedRows]:
+    """The rows of a dataset of the file at `path`, of which only what is asked for is read. CorruptStore when the file ends within it."""
+    if dataset.size and dataset.chunks:
+        return CompressedRows(dataset)
+    if dataset.size == 0 or dataset.id.get_offset() is None:  # by another program
+        return dataset[:]
+    if dataset.id.get_offset() + dataset.nbytes > path.stat().st_size:
+        raise CorruptStore(f"{path.name} is torn: it ends within {dataset.name}")
+    return np.memmap(path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
 
 
 class Place(NamedTuple):

@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Dict, List, Sequence, Tuple
 
+from protembed.errors import BadOption
+
 # Raise this when a golden test shows that the numbers of an unchanged model and input have moved.
 NUMERICS = 1
 
@@ -47,6 +49,27 @@ class Identity:
         fields["repr_layers"] = tuple(fields["repr_layers"])
         fields["include"] = tuple(fields["include"])
         return cls(**fields)
+
+
+def resolve_layers(wanted: str, layer_count: int) -> Tuple[int, ...]:
+    """ "-1" or "0,6,-2" to layers 0..layer_count, rising, each once; negatives count from the end as in esm-extract."""
+    try:
+        layers = [int(word) for word in wanted.split(",")]
+    except ValueError:
+        raise BadOption(f"repr_layers {wanted!r} is not a comma separated list of whole numbers") from None
+    for layer in layers:
+        if not -(layer_count + 1) <= layer <= layer_count:
+            raise BadOption(f"repr_layers has {layer}, but the model has layers 0 to {layer_count} (or -1 to -{layer_count + 1})")
+    return tuple(sorted({layer % (layer_count + 1) for layer in layers}))
+
+
+def identity_of(
+    weights_sha256: str, layer_count: int, regression: str, repr_layers: str, include: str, compute_dtype: str, long_sequences: str, max_residues: int
+) -> Identity:
+    """From a weights.json and options as the user gives them. BadOption when a layer is none of the model's."""
+    layers, kinds = resolve_layers(repr_layers, layer_count), tuple(sorted(set(include.split(","))))
+    limit = 0 if long_sequences == "full" else max_residues
+    return Identity(weights_sha256, layers, kinds, compute_dtype, long_sequences, limit, regression_sha256=regression if "contacts" in kinds else "")
 
 
 def differences(ours: Identity, theirs: Identity) -> List[str]:

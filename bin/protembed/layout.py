@@ -26,6 +26,9 @@ class Flag(IntFlag):
     REUSED = 32
 
 
+OF_VECTORS = int(Flag.TRUNCATED | Flag.WINDOWED | Flag.FP32_RERUN)  # the others are about records
+
+
 def vector_name(layer: int, kind: str) -> str:
     """Where the vectors of one layer and kind stand in every file of ours."""
     return f"representations/{layer}/{kind}"

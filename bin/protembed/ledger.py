@@ -11,14 +11,14 @@ from protembed.records import RecordRow
 HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\tsample\n"
 FAILED_HEADER = "id\tsample\tstatus\tresidues\treason\n"
 MOST_SHOWN = 20
-WITH_VECTOR = ("embedded", "windowed", "duplicate")  # statuses
+WITH_VECTOR = ("embedded", "reused", "windowed", "duplicate")  # statuses
 
 
 def status_of(flags: int) -> str:
     """Of a record that has a vector."""
     if not flags:
         return "embedded"
-    return "duplicate" if flags & Flag.DUPLICATE else "windowed" if flags & Flag.WINDOWED else "embedded"
+    return "duplicate" if flags & Flag.DUPLICATE else "reused" if flags & Flag.REUSED else "windowed" if flags & Flag.WINDOWED else "embedded"
 
 
 def missing_contacts(residues: int) -> str:

@@ -18,10 +18,9 @@ from typing import Dict, List, Optional, Sequence, Union
 import numpy as np
 
 from protembed.consistency import check_records
-from protembed.errors import CorruptStore
-from protembed.hdf5 import CompressedRows
+from protembed.hdf5 import mapped
 from protembed.identity import Identity
-from protembed.layout import CONTACTS, FORMAT, KINDS, is_ragged, offsets_name, vector_name, vector_names
+from protembed.layout import CONTACTS, FORMAT, KINDS, Flag, is_ragged, offsets_name, vector_name, vector_names
 from protembed.seals import check_seal, damage_named, opened
 
 # One id or row gives one record's vector; a slice, a list of ids, or a list or array of rows gives several.
@@ -34,29 +33,36 @@ def open_embeddings(path: Union[str, Path], verify: bool = False) -> "Embeddings
     verify: read every byte first and compare checksums, as check_h5.py does. CorruptStore when the file is torn, unfinished or
     none of ours; with verify also when it was changed, or is not consistent (then Incomplete and ForeignFile, too).
     """
-    return Embeddings(Path(path), verify)
+    embeddings = Embeddings(Path(path))
+    if verify:
+        embeddings.verify()
+    return embeddings
 
 
 class Embeddings:
     """An open embeddings.h5. It may be handed to other processes, forked or spawned."""
 
-    def __init__(self, path: Path, verify: bool = False):
+    failed: Dict[int, str] = {}  # a chunk file has rows that failed; a finished file has none
+
+    def __init__(self, path: Path):
         self.path = path
         self._open = ExitStack()
         try:
             self._file = self._open.enter_context(opened(path, FORMAT))
             with damage_named(path):
-                if verify:
-                    check_seal(self._file, path.name)
-                    check_records(self._file, path.name)
                 self.attributes: Dict[str, object] = dict(self._file.attrs)
                 self.identity = Identity.from_json(self.attributes["recipe"])
                 self.names = vector_names(self.identity.repr_layers, self.identity.include)
-                self._arrays = {name: self._mapped(name) for name in [*self.names, "lengths", "flags", "sha256"]}
-                self.offsets = self._file["offsets"][:] if "offsets" in self._file else None  # (N + 1,) int64 with per_tok
+                self._arrays = {name: mapped(self._file[name], self.path) for name in [*self.names, "lengths", "flags", "sha256"]}
         except BaseException:
             self.close()
             raise
+
+    def verify(self) -> None:
+        """Read every byte; CorruptStore, Incomplete or ForeignFile when something is wrong."""
+        with damage_named(self.path):
+            check_seal(self._file, self.path.name)
+            check_records(self._file, self.path.name)
 
     def close(self) -> None:
         """Arrays that were handed out stay valid, but for those of a compressed file."""
@@ -70,16 +76,6 @@ class Embeddings:
 
     def __reduce__(self):
         return Embeddings, (self.path,)
-
-    def _mapped(self, name: str) -> np.ndarray:
-        dataset = self._file[name]
-        if dataset.size and dataset.chunks:
-            return CompressedRows(dataset)
-        if dataset.size == 0 or dataset.id.get_offset() is None:  # by another program
-            return dataset[:]
-        if dataset.id.get_offset() + dataset.nbytes > self.path.stat().st_size:
-            raise CorruptStore(f"{self.path.name} is torn: it ends within {name}")
-        return np.memmap(self.path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
 
     @cached_property
     def ids(self) -> List[str]:
@@ -136,7 +132,7 @@ class Embeddings:
         return self._file[offsets_name(CONTACTS)][:]
 
     def array(self, kind: str, layer: Optional[int] = None) -> np.ndarray:
-        """The mapped dataset of a kind (mean, bos, per_tok) and layer, read-only. KeyError says what the file has instead."""
+        """The whole dataset of a kind (mean, bos, per_tok) and layer: mapped, or h5py's when it is compressed. KeyError says what there is instead."""
         name = vector_name(self.identity.repr_layers[0] if layer is None else layer, kind)
         if kind not in KINDS or name not in self.names:
             raise KeyError(f"{self.path.name} has no {name}; it has {', '.join(self.names)}")
@@ -172,6 +168,23 @@ class Embeddings:
     def lengths(self) -> np.ndarray:
         """(N,) int32, residues of the records before any cut."""
         return self._arrays["lengths"]
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(N + 1,) int64: embedded residues before each record, which are the rows of per_tok."""
+        if "offsets" in self._file:
+            return self._file["offsets"][:]
+        embedded = np.where(self.flags[:] & Flag.TRUNCATED, self.identity.max_residues, self.lengths[:])
+        return np.concatenate([[0], np.cumsum(embedded, dtype=np.int64)])
+
+    @property
+    def provenance(self) -> Dict[str, str]:
+        """Of the vectors: torch, device."""
+        return {key: str(self.attributes[key]) for key in ("torch", "device")}
+
+    def origin(self) -> Dict[str, str]:
+        """What names this very file, to say where a vector came from."""
+        return {"file": self.path.name, **{key: str(self.attributes[key]) for key in ("content_sha256", "created")}}
 
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(len(rows), D) of a vector dataset, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""

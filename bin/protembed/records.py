@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Iterator, List, NamedTuple
 
+EARLIER = "earlier_"  # with the number of a file of --reuse, counted from 1, in place of the chunk of a record that is reused
 NOTHING = "-"  # in place of the digest and chunk of a record that is left out
 
 

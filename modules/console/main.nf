@@ -67,7 +67,7 @@ def closingWords(summary, metrics, outdir, workflow) {
     def others = [windowed: 'in windows', reused: 'from earlier results'].collect { flag, words -> run.flags[flag] ? ", ${run.flags[flag]} ${words}" : '' }.join()
     def lines = [
         "${run.n_embedded} of ${run.n_records} records embedded (${run.flags.duplicate} repeat another sequence, ${run.flags.truncated} truncated${others}), ${run.n_skipped} skipped",
-        "${tasks.sum { task -> task.computed }} sequences computed, ${tasks.sum { task -> task.reused }} from checkpoints" +
+        "${tasks.sum(0) { task -> task.computed }} sequences computed, ${tasks.sum(0) { task -> task.reused }} from checkpoints" +
             "${earlier ? ", of them ${earlier} in finished chunks of earlier runs" : ''}; ${(seconds ? now.sum { task -> task.tokens } / seconds : 0) as long} tokens/s per task",
     ]
     if( run.verify ) {

@@ -4,6 +4,7 @@ process MERGE_CHUNKS {
 
     input:
     path chunks, stageAs: 'chunks/*'
+    path earlier, stageAs: 'earlier/?/*'
     path records
     path description
     path verdict
@@ -20,9 +21,10 @@ process MERGE_CHUNKS {
 
     script:
     def verify = verdict ? "--verify ${verdict}" : ''
+    def reuse = options.earlier ? "--earlier '${options.earlier.join(',')}'" : ''
     """
     shopt -s nullglob
-    merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} --anchor ${anchor} ${verify} \\
+    merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} --anchor ${anchor} ${verify} ${reuse} \\
         --store-dtype ${options.store_dtype} --compression ${options.compression} \\
         --on-failure ${options.on_failure} \\
         --code-digest ${code_digest} \\

@@ -4,9 +4,11 @@ process VERIFY_EMBEDDINGS {
 
     input:
     path chunks, stageAs: 'chunks/*'
+    path earlier, stageAs: 'earlier/?/*'
     path sample
     path weights
     val weights_sha256
+    val earlier_places
     val code_digest
 
     output:
@@ -14,9 +16,10 @@ process VERIFY_EMBEDDINGS {
     path 'versions.yml', emit: versions
 
     script:
+    def reuse = earlier_places ? "--earlier '${earlier_places.join(',')}'" : ''
     """
     shopt -s nullglob
-    verify_embeddings.py chunks/*.h5 --sample ${sample} --weights ${weights} --device "\${PROTEMBED_DEVICE}" --threads ${task.cpus}
+    verify_embeddings.py chunks/*.h5 --sample ${sample} --weights ${weights} --device "\${PROTEMBED_DEVICE}" --threads ${task.cpus} ${reuse}
     software_versions.py ${task.process} torch fair-esm h5py numpy
     """
 

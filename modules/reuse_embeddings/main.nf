@@ -1,0 +1,43 @@
+process REUSE_EMBEDDINGS {
+    tag "${options.names.join(' ')}"
+    label 'process_single'
+    cache 'deep'
+
+    input:
+    path earlier, stageAs: 'earlier/?/*'
+    path chunks, stageAs: 'split/chunks/*'
+    path records, stageAs: 'split/records.tsv'
+    path totals, stageAs: 'split/split.json'
+    path description
+    val options
+    val code_digest
+
+    output:
+    path 'chunks/*.fasta', emit: chunks, optional: true
+    path 'records.tsv', emit: records
+    path 'split.json', emit: totals
+    path 'sample.fasta', emit: sample
+    path 'versions.yml', emit: versions
+
+    script:
+    def ordered = (1..options.names.size()).collect { number -> "'earlier/${number}/${options.names[number - 1]}'" }.join(' ')
+    """
+    reuse_embeddings.py ${ordered} --split split --weights ${description} \\
+        --repr-layers=${options.repr_layers} \\
+        --include ${options.include} \\
+        --dtype ${options.dtype} \\
+        --long-sequences ${options.long_sequences} \\
+        --max-residues ${options.max_residues} \\
+        --store-dtype ${options.store_dtype} \\
+        --sample ${options.verify}
+    software_versions.py ${task.process} h5py numpy
+    """
+
+    stub:
+    """
+    mkdir chunks
+    touch chunks/chunk_0000000000000000.fasta records.tsv sample.fasta
+    echo '{"sampled_chunks": ["chunk_0000000000000000"]}' > split.json
+    software_versions.py ${task.process} h5py numpy
+    """
+}
