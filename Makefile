@@ -32,6 +32,7 @@ $(STAMP): $(LOCK) | nextflow
 	@command -v $(PYTHON) > /dev/null || { echo "Python is missing (3.10 or newer). Install it: apt-get install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$$($(PYTHON) -V) is too old, 3.10 or newer is needed; name another: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "Python's venv module is missing. Install it: apt-get install python3-venv"; exit 1; }
+	@[ ! -L .venv ] || { echo ".venv is a link to $$(readlink -f .venv): filling it anew would empty that environment; remove the link, or fill its target where it belongs"; exit 1; }
 	@echo "filling .venv from $(LOCK), once (torch with CUDA is some 5 GB)"
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes --requirement $(LOCK)

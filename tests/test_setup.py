@@ -64,6 +64,19 @@ def test_missing_and_old_python_are_one_line_with_what_to_do(bare):
     assert done.returncode != 0 and "Python 3.8.1 is too old, 3.10 or newer is needed" in done.stdout
 
 
+def test_an_environment_behind_a_link_is_never_emptied(bare, tmp_path):
+    """`venv --clear` goes through a link: it emptied an environment that others worked in."""
+    (bare.path / "java").symlink_to(os.path.realpath(shutil.which("java")))
+    add(bare, "nextflow", "echo 'nextflow version 25.10.0.10289'")
+    (bare.path / "python3").symlink_to(os.path.realpath(shutil.which("python3")))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "package").touch()
+    (tmp_path / "checkout" / ".venv").symlink_to(tmp_path / "theirs")
+    done = bare("setup")
+    assert done.returncode != 0 and f".venv is a link to {tmp_path / 'theirs'}" in done.stdout
+    assert (tmp_path / "theirs" / "package").exists()
+
+
 def test_a_nextflow_on_the_path_that_is_new_enough_is_used(bare):
     (bare.path / "java").symlink_to(os.path.realpath(shutil.which("java")))
     add(bare, "nextflow", "[ $1 = -v ] && echo 'nextflow version 25.10.0.10289' || echo \"called with $*\"")
