@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_an_environment_behind_a_link_is_never_emptied(bare, tmp_path):
     """`venv --clear` goes through a link: it emptied an environment that others worked in."""
     (bare.path / "java").symlink_to(os.path.realpath(shutil.which("java")))
     add(bare, "nextflow", "echo 'nextflow version 25.10.0.10289'")
-    (bare.path / "python3").symlink_to(os.path.realpath(shutil.which("python3")))
+    (bare.path / "python3").symlink_to(os.path.realpath(sys.executable))
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "package").touch()
     (tmp_path / "checkout" / ".venv").symlink_to(tmp_path / "theirs")
