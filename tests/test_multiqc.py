@@ -4,13 +4,16 @@ import json
 import re
 from html.parser import HTMLParser
 
+import h5py
 import pytest
 
 from tests.conftest import ROOT, make_proteins, write_fasta
 from tests.nextflow import PARSERS, run_pipeline
 
 pytestmark = pytest.mark.nextflow
-PROCESSES = {path.parent.name.upper() for path in (ROOT / "modules").glob("*/main.nf") if re.search(r"^process ", path.read_text(), re.MULTILINE)}
+PROCESSES = {path.parent.name.upper() for path in (ROOT / "modules").glob("*/main.nf") if re.search(r"^process ", path.read_text(), re.MULTILINE)} - {
+    "PLAN_RUN"
+}  # a run has no plan
 
 
 def small_run(folder, hostile_pt):
@@ -92,6 +95,17 @@ def test_the_docs_name_every_file_of_a_run(runs):
         if path.is_file():
             name = re.sub(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", "_<time>", str(path.relative_to(runs[0] / "results")))
             assert f"<outdir>/{name} " in told, name
+
+
+def test_the_docs_name_every_dataset_attribute_and_key_of_a_run(runs):
+    told = (ROOT / "docs" / "output.md").read_text()
+    with h5py.File(runs[0] / "results" / "embeddings.h5") as file:
+        names, attributes = [], list(file.attrs)
+        file.visititems_links(lambda name, link: names.append(name) if isinstance(file[name], h5py.Dataset) else None)
+    for name in names:
+        assert f"`/{re.sub(r'representations/[0-9]+/', 'representations/<layer>/', name)}`" in told, name
+    for key in [*attributes, *json.loads((runs[0] / "results" / "report.json").read_text())]:
+        assert f"`{key}`" in told, key
 
 
 @pytest.mark.parametrize("parser", PARSERS)
