@@ -27,7 +27,7 @@ def run(tmp_path_factory, weights):
 
 
 def report(run, outdir, *arguments, metrics=None):
-    merged, metrics = run / "merged", metrics or sorted((run / "vectors").glob("*.metrics.json"))
+    merged, metrics = run / "merged", sorted((run / "vectors").glob("*.metrics.json")) if metrics is None else metrics
     given = ["--summary", merged / "summary.json", "--ledger", merged / "ledger.tsv", "--embeddings", merged / "embeddings.h5"]
     run_inside("make_report.py", *metrics, *given, "--outdir", outdir, *arguments)
     return json.loads((outdir / "report.json").read_text())
@@ -145,6 +145,14 @@ def test_equal_input_gives_the_same_bytes(run, tmp_path):
     report(run, tmp_path / "two", metrics=sorted((run / "vectors").glob("*.metrics.json"), reverse=True))
     one, two = ({path.name: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()} for folder in (tmp_path / "one", tmp_path / "two"))
     assert one == two and len(one) == 17
+
+
+def test_a_run_in_which_no_task_embedded_has_a_report_without_tasks(run, tmp_path):
+    """Every sequence came from an earlier result."""
+    numbers = report(run, tmp_path, metrics=[])
+    assert numbers["chunks"] == numbers["devices"] == numbers["attempts"] == []
+    found = sections_in(tmp_path)
+    assert {"at_a_glance", "lengths", "map", "methods"} <= set(found) and not {"speed", "devices", "packing", "chunks"} & set(found)
 
 
 def test_random_weights_are_said_in_plain_words_and_only_then(run, tmp_path):

@@ -43,6 +43,7 @@ def at_a_glance(numbers: Numbers) -> Section:
         ("Embedded", f"{run['n_embedded']:,}"),
         ("Skipped", f"{run['n_skipped']:,}"),
         ("Duplicates of another sequence", f"{run['flags']['duplicate']:,}"),
+        ("Taken from earlier results", f"{run['flags'].get('reused', 0):,}"),
         ("Truncated", f"{run['flags']['truncated']:,}"),
         ("Residues", f"{numbers['ledger']['lengths'].get('residues', 0):,}"),
         ("Model", run["model"] + (" (random weights: the vectors mean nothing)" if run["random_weights"] else "")),
