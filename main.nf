@@ -7,11 +7,12 @@
  * only inputs are sure to be in the hash that -resume goes by; what changes no number travels in the environment.
  */
 
-include { anchorIn; checkedParameters; codeDigest; exportToTasks; isLocalModel } from './modules/parameters/main.nf'
+include { checkedParameters; codeDigest; exportToTasks; isLocalModel } from './modules/parameters/main.nf'
 include { isAnswered } from './modules/help/main.nf'
 include { closingWords; labelled; openingWords } from './modules/console/main.nf'
 include { failureWords; lackHere } from './modules/failure/main.nf'
-include { freshNotes; removeNotes } from './modules/progress/main.nf'
+include { checkpointAnchor; downloadAnchor; fusionIsOn; workFolder } from './modules/folders/main.nf'
+include { freshNotes; note; removeNotes } from './modules/progress/main.nf'
 include { inputsOf } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { PLAN_RUN      } from './modules/plan_run/main.nf'
@@ -44,8 +45,9 @@ workflow {
     ])
 
     // One constant file in each folder that outlives tasks: staged as an input, it gets its folder mounted in containers.
-    checkpoints = anchorIn(chosen.checkpoint_dir ?: "${workflow.workDir}/checkpoints")
-    downloads   = anchorIn(chosen.weights_dir)
+    work_dir    = workFolder(workflow.workDir)
+    checkpoints = checkpointAnchor(chosen.checkpoint_dir, work_dir, fusionIsOn())
+    downloads   = downloadAnchor(chosen.weights_dir, work_dir, fusionIsOn())
     notes       = freshNotes(checkpoints, workflow.sessionId)
 
     inputs  = inputsOf(chosen.input)
@@ -53,7 +55,7 @@ workflow {
     model_file = isLocalModel(chosen.model) ? files(chosen.model, checkIfExists: true) : []
     policy  = chosen.subMap(['invalid_residues', 'duplicate_ids', 'verify'])
     longest = chosen.long_sequences == 'error' ? chosen.max_residues : 0
-    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file), names: fastas.collect { path -> path.name }, samples: inputs.collect { input -> input.sample }], code)
+    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file, checkpoints), names: fastas.collect { path -> path.name }, samples: inputs.collect { input -> input.sample }], code)
 
     dtype  = chosen.dtype != 'auto' ? chosen.dtype : chosen.device == 'cuda' ? 'float16' : 'float32'
     if( chosen.plan ) { // a dry run ends here
@@ -78,7 +80,7 @@ workflow {
         work = REUSE_EMBEDDINGS.out
     }
     work.totals.subscribe { totals ->
-        totals.copyTo(notes)
+        note(totals, notes)
         log.info(openingWords(totals, chosen, dtype, checkpoints, workflow.resume))
     }
 
@@ -86,7 +88,7 @@ workflow {
     chunks = work.chunks.flatten().combine(work.totals).map { chunk, totals -> labelled(chunk, totals) }
     EMBED_CHUNK(chunks, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, checkpoints, recipe + [dtype: dtype], code)
 
-    EMBED_CHUNK.out.metrics.subscribe { metrics -> metrics.copyTo(notes) }
+    EMBED_CHUNK.out.metrics.subscribe { metrics -> note(metrics, notes) }
 
     // Before the merge: embeddings.h5 appears only when its numbers are proven. [chunk_0dcc6e04baffd4a2.h5, ...] that hold the sample.
     verdict = []
@@ -160,7 +162,7 @@ def planned(chosen, model_file) {
 }
 
 // What the size of chunks depends on: what the user asks for, or what a task will cost.
-def chunkSize(chosen, model_file) {
+def chunkSize(chosen, model_file, checkpoints) {
     if( chosen.chunk_residues ) {
         return ['chunk-residues': chosen.chunk_residues]
     }
@@ -171,5 +173,5 @@ def chunkSize(chosen, model_file) {
         'max-residues': chosen.long_sequences == 'full' ? 0 : chosen.max_residues,
         'long-sequences': chosen.long_sequences,
         'residue-vectors': ('per_tok' in chosen.include.tokenize(',') ? chosen.repr_layers.tokenize(',').size() : 0) + ('contacts' in chosen.include.tokenize(',') ? 1 : 0),
-    ]
+    ] + (checkpoints ? [:] : ['longest-chunk': 600]) // seconds: what a kill costs where nothing else is kept
 }

@@ -23,7 +23,7 @@ from protembed.errors import BadOption
 from protembed.fasta import read_blocks
 from protembed.records import CheckedRecords
 from protembed.sampling import Sampler
-from protembed.shapes import bounds_of_chunks, guessed_shape
+from protembed.shapes import LONGEST_CHUNK, bounds_of_chunks, guessed_shape
 from protembed.windows import POLICIES, window_count
 
 LARGEST_NUMBER = 1 << 50  # of an option; products of two lengths stay within 64 bits where sequences are of this world
@@ -41,6 +41,7 @@ class Options:
     max_residues: int = field(default=0, metadata=dict(help="residues that will be embedded of a long sequence; 0: all (default: 0)"))
     long_sequences: str = field(default="truncate", metadata=dict(choices=POLICIES, help="what will happen beyond max-residues (default: truncate)"))
     residue_vectors: int = field(default=0, metadata=dict(help="vectors that will be kept of each residue (default: 0)"))
+    longest_chunk: int = field(default=LONGEST_CHUNK, metadata=dict(help=f"seconds that a chunk may take on a fast device (default: {LONGEST_CHUNK})"))
     invalid_residues: str = field(
         default="error",
         metadata=dict(
@@ -62,7 +63,7 @@ def chunk_size(options: Options) -> "tuple[int, Callable[[np.ndarray], np.ndarra
     if options.chunk_residues:
         return options.chunk_residues, lambda residues: residues
     shape = guessed_shape(options.model, options.model_bytes)
-    aim = chunk_residues_for([Path(path) for path in options.fasta], *bounds_of_chunks(shape, options.device, options.residue_vectors))
+    aim = chunk_residues_for([Path(path) for path in options.fasta], *bounds_of_chunks(shape, options.device, options.residue_vectors, options.longest_chunk))
 
     def work(residues: np.ndarray) -> np.ndarray:
         if not options.max_residues:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make the two Apptainer or Singularity images under the names by which Nextflow looks for them in --image_dir.
+# Make all images for Apptainer or Singularity, under the names by which Nextflow looks for them in --image_dir.
 #   containers/make_sif.sh FOLDER                 from the images of this machine's Docker
-#   containers/make_sif.sh FOLDER ARCHIVES        from ARCHIVES/protembed-{tools,embed}.tar, which `docker save` wrote elsewhere
+#   containers/make_sif.sh FOLDER ARCHIVES        from ARCHIVES/protembed-{tools,embed,report}.tar, which `docker save` wrote elsewhere
 # Needs room for three times the larger image in APPTAINER_TMPDIR (SINGULARITY_TMPDIR), by default in FOLDER.
 set -euo pipefail
 
@@ -14,17 +14,17 @@ builder=$(command -v apptainer || command -v singularity || true)
 
 mkdir -p "$folder"
 export APPTAINER_TMPDIR=${APPTAINER_TMPDIR:-$folder} SINGULARITY_TMPDIR=${SINGULARITY_TMPDIR:-$folder}
-for image in tools embed; do
-    tag=$(sed -nE "s/.*container *= *'([^']*protembed-$image:[^']*)'.*/\1/p" "$here/../conf/images.config")
+sed -nE "s/.*container *= *'([^']+)'.*/\1/p" "$here/../conf/images.config" | while read -r tag; do
     target=$folder/${tag//[:\/]/-}.img
-    archive=$archives/protembed-$image.tar
+    name=${tag%:*}
+    archive=$archives/${name##*/}.tar
     if [ -z "$archives" ]; then
-        archive=$folder/.protembed-$image.$$.tar
+        archive=$folder/.${name##*/}.$$.tar
         trap 'rm -f "$archive"' EXIT
         docker save --output "$archive" "$tag"
     fi
     echo "making $target" >&2
-    "$builder" build --force "$target.unfinished" "docker-archive:$archive" # a killed build leaves no image under the good name
+    "$builder" build --force "$target.unfinished" "docker-archive:$archive" < /dev/null # a killed build leaves nothing under the good name
     mv "$target.unfinished" "$target"
     [ -n "$archives" ] || rm -f "$archive"
 done

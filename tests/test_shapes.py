@@ -17,6 +17,12 @@ def test_starting_is_two_percent_of_the_least_chunk_and_no_chunk_is_longer_than_
     assert seconds[1] <= LONGEST_CHUNK
 
 
+def test_chunks_are_as_short_as_they_are_asked_to_be():
+    for shape in SHAPES.values():
+        least, most = bounds_of_chunks(shape, "cuda", 0, longest=600)
+        assert least <= most <= 600 * DEVICES["cuda"].flops / shape.flops_per_token
+
+
 def test_a_chunk_with_a_vector_per_residue_fits_on_a_disk():
     shape = SHAPES["esm2_t33_650M_UR50D"]
     for layers in (1, 3):

@@ -14,6 +14,7 @@ from protembed.shapes import Shape
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import make_proteins, metrics_of, write_fasta
 from tests.nextflow import content, run_pipeline, start_pipeline, wait_for
+from tests.test_retries import EXITS, attempts
 
 pytestmark = [pytest.mark.slurm, pytest.mark.nextflow]
 PROTEINS = 48
@@ -123,6 +124,16 @@ def test_a_job_that_its_time_limit_ends_goes_on_in_the_next(tmp_path, slow, undi
     run = start_pipeline(tmp_path, *on_slurm(tmp_path, *slower, site=limit))
     check_the_retried_run(tmp_path, run, undisturbed)
     assert time.monotonic() - start > 25
+
+
+def test_codes_that_only_a_scheduler_or_a_cloud_can_give_are_retried(tmp_path):
+    """Written where a cloud's agent writes them; PBS's 271, and Google's for machines taken away, lost or silent, and its time limit."""
+    codes = [271, *range(50001, 50007)]
+    (tmp_path / "site.config").write_text(SITE)
+    given = ["--codes", ",".join(map(str, codes)), "-process.executor", "slurm", "-c", tmp_path / "site.config"]
+    run_pipeline(tmp_path, *given, main=EXITS)
+    found = {name: [(row["status"], row["exit"], row["time"]) for row in rows] for name, rows in attempts(tmp_path).items()}
+    assert found == {f"ENDS_WITH ({code})": [("FAILED", str(code), "12h"), ("COMPLETED", "0", "1d" if code == 50005 else "12h")] for code in codes}
 
 
 def check_the_retried_run(folder, run, undisturbed):

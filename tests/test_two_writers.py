@@ -123,7 +123,7 @@ def test_what_an_orphan_commits_while_the_merge_removes_its_folder_is_removed_wi
     folder = tmp_path / "late"
     job.prepare(folder)
     late = folder / Path(operations[place - 1].path).relative_to(tmp_path / "count") / "batch_00099.pt"
-    run = run_traced(lambda: job.run(folder), folder, place, meanwhile=lambda: create_exclusive(late, Path.touch))
+    run = run_traced(lambda: job.run(folder), folder, place, meanwhile=lambda: create_exclusive(late, lambda handle: None))
     assert run.exit_code == 0
     assert [path.name for path in (folder / "checkpoints").iterdir()] == [NAME]
 

@@ -3,7 +3,8 @@
 Two ways to create one:
   replacing(path)         the last writer wins: results of a task (rename over whatever is there)
   create_exclusive(path)  the first writer wins: checkpoints (a name that is taken stays as it is)
-Both write under a unique temporary name in the same folder, fsync the file, give it its name, and fsync the folder.
+Both write under a unique temporary name in the same folder, fsync the file, give it its name, and fsync the folder. Where a
+mounted object store has no hard links, the second writes under the name itself.
 What a killed writer leaves under a temporary name is removed by the next one that can prove its death.
 This is the only module of the project that renames, links or fsyncs.
 """
@@ -17,12 +18,13 @@ import re
 import secrets
 import socket
 from pathlib import Path
-from typing import IO, Callable, Iterator
+from typing import IO, Callable, Iterator, Set
 
 from protembed.errors import Transient, fault_of_the_file_system
 
 # File systems without hard links (FAT, most FUSE object stores) answer link(2) with one of these.
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_WITHOUT_HARD_LINKS: Set[int] = set()  # devices that have refused one: the first file of a task, a small one, tells
 BLOCK = 1 << 20
 UNKNOWN = "unknown"
 _WRITER = re.compile(r"\.(\d{1,9})\.[0-9a-f]{8}\.tmp$")
@@ -126,38 +128,54 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def create_exclusive(path: Path, write: Callable[[Path], object]) -> None:
-    """Durably create `path` with what `write(temporary_path)` puts there.
+def create_exclusive(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Durably create `path` with what `write(handle)` puts there; it may be called a second time, with another handle.
 
-    FileExistsError when the name is taken, Transient when the file system is at fault.
+    FileExistsError when the name is taken, Transient when the file system is at fault. Without hard links the file is written
+    under its own name, as one upload where an object store is mounted. That is not atomic: a kill leaves a torn file, so readers
+    must not trust a file without its marker.
     """
     path = Path(path)
-    temporary = temporary_name(path)
     with _faults_named(path):
-        try:
-            write(temporary)
-            fsync_path(temporary)
-            _link_or_copy(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):  # never there, or the next writer removes it
-                os.unlink(temporary)
+        if os.stat(path.parent).st_dev in _WITHOUT_HARD_LINKS or not _create_by_link(path, write):
+            _create_in_place(path, write)
         fsync_path(path.parent)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _create_by_link(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+    """Whether the file system has hard links."""
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "xb") as handle:
+            write(handle)
+        fsync_path(temporary)
+        return _linked(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # never there, or the next writer removes it
+            os.unlink(temporary)
+
+
+def _linked(source: Path, target: Path) -> bool:
     try:
         os.link(source, target)
-    except FileExistsError:
-        raise
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
-        # Not atomic: a kill leaves a torn file under the final name. Readers must not trust a file without its marker.
-        with open(source, "rb") as reader, open(target, "xb") as writer:
-            while block := reader.read(BLOCK):
-                writer.write(block)
-            writer.flush()
-            os.fsync(writer.fileno())
+        _WITHOUT_HARD_LINKS.add(os.stat(target.parent).st_dev)
+        return False
+    return True
+
+
+def _create_in_place(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    with open(path, "xb") as handle:
+        try:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
 
 
 def set_aside(path: Path) -> None:

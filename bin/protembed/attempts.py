@@ -36,7 +36,7 @@ class Attempt:
         while not self._newest_seen:
             self.number += 1
             try:
-                create_exclusive(attempt_path(*self._place, self.number), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+                create_exclusive(attempt_path(*self._place, self.number), lambda handle: handle.write(text.encode()))
                 self._newest_seen = self.number
             except FileExistsError:
                 continue

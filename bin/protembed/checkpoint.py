@@ -112,15 +112,15 @@ class ChunkCheckpoint:
         rows, residues = stored["rows"].tolist(), int(stored["residues"].sum())
         digests: List[str] = []
         try:
-            path = self._create_numbered(lambda temporary: digests.append(_save(stored, temporary)))
+            path = self._create_numbered(lambda handle: digests.append(_save(stored, handle)))
             text = marker_text(digests[-1], path.name, len(rows), residues, seconds, attempt)
-            create_exclusive(marker_of(path), lambda temporary: temporary.write_text(text, encoding="ascii"))
+            create_exclusive(marker_of(path), lambda handle: handle.write(text.encode("ascii")))
         except OSError as error:
             raise Transient(f"checkpoint in {self.folder} cannot be written: {error}") from error
         self.committed[path] = rows
         return path
 
-    def _create_numbered(self, write: Callable[[Path], object]) -> Path:
+    def _create_numbered(self, write: Callable[[IO[bytes]], object]) -> Path:
         # What was set aside keeps its number: a slow reader that still judges the old file would set the new one aside.
         names = (path.name for folder in (self.folder, self.folder / "set_aside") for path in folder.glob("batch_*"))
         number = max((int(match[1]) for match in map(_NUMBER.match, names) if match), default=-1) + 1
@@ -133,11 +133,10 @@ class ChunkCheckpoint:
                 number += 1
 
 
-def _save(stored: dict, path: Path) -> str:
+def _save(stored: dict, handle: IO[bytes]) -> str:
     """Write and return the SHA-256 of what was written; per residue, reading it again would be a third of a commit's work."""
-    with open(path, "wb") as handle:  # given a path, torch keeps to itself what was wrong with the disk
-        hashing = _Hashing(handle)
-        torch.save(stored, hashing)
+    hashing = _Hashing(handle)  # torch, given a path, keeps to itself what was wrong with the disk
+    torch.save(stored, hashing)
     return hashing.digest.hexdigest()
 
 

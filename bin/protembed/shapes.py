@@ -57,12 +57,12 @@ def guessed_shape(model: str, file_bytes: int) -> Shape:
     return SHAPES.get(name) or min(SHAPES.values(), key=lambda shape: abs(1.5 * shape.flops_per_token - file_bytes))
 
 
-def bounds_of_chunks(shape: Shape, device: str, residue_vectors: int) -> Tuple[int, int]:
+def bounds_of_chunks(shape: Shape, device: str, residue_vectors: int, longest: float = LONGEST_CHUNK) -> Tuple[int, int]:
     """The least and the most residues that a chunk should have: to repay its start, and to end and fit somewhere.
 
-    residue_vectors: how many vectors of each residue are kept (layers, when per_tok is included).
+    residue_vectors: how many vectors of each residue are kept (layers, when per_tok is included). longest: seconds.
     """
     start = DEVICES[device].start_seconds + shape.flops_per_token / READING  # 12 L D^2 weights of 2 bytes
     rate = DEVICES[device].flops / shape.flops_per_token
-    most = min(MOST_RESIDUES, LONGEST_CHUNK * rate, MOST_BYTES / (4 * shape.width * residue_vectors or 1))
+    most = min(MOST_RESIDUES, longest * rate, MOST_BYTES / (4 * shape.width * residue_vectors or 1))
     return int(max(LEAST_RESIDUES, min(LOADS_PER_CHUNK * start * rate, most))), int(max(LEAST_RESIDUES, most))

@@ -35,7 +35,7 @@ def openingWords(totals, chosen, dtype, checkpoints, resume) {
     def sizes = run.chunk_sizes ?: [:]
     def least = sizes.values().collect { size -> size[0] }.min() ?: 0
     def most = sizes.values().collect { size -> size[0] }.max() ?: 0
-    def begun = sizes.keySet().collect { name -> rowsInCheckpoints(checkpoints.parent, name) }.findAll()
+    def begun = (checkpoints && checkpoints.scheme == 'file' ? sizes.keySet() : []).collect { name -> rowsInCheckpoints(checkpoints.parent, name) }.findAll()
     def done = resume ? 'chunks that earlier runs have finished are taken from the cache' : '-resume was not given: no cache of earlier runs is used'
     def kept = begun ? "; checkpoints hold ${grouped(begun.sum())} sequences (${grouped(begun.size())} chunks)" : ''
     return block([

@@ -17,8 +17,9 @@ process EMBED_CHUNK {
     path 'versions.yml', emit: versions
 
     script:
+    def kept = anchor ? "--anchor ${anchor}" : ''
     """
-    embed_chunk.py ${chunk} --weights ${weights} --anchor ${anchor} --threads ${task.cpus} \\
+    embed_chunk.py ${chunk} --weights ${weights} ${kept} --threads ${task.cpus} \\
         --repr-layers=${options.repr_layers} \\
         --include ${options.include} \\
         --dtype ${options.dtype} \\

@@ -17,9 +17,10 @@ process FETCH_WEIGHTS {
     path 'versions.yml', emit: versions
 
     script:
+    def kept = anchor ? "--anchor ${anchor}" : ''
     def local = file ? "--file '${file}'" : ''
     """
-    fetch_weights.py '${model}' ${local} --anchor ${anchor} --url '${url}'
+    fetch_weights.py '${model}' ${local} ${kept} --url '${url}'
     WEIGHTS_SHA256=\$(python3 -c 'import json; print(json.load(open("weights/weights.json"))["sha256"])')
     software_versions.py ${task.process} torch fair-esm
     """

@@ -20,11 +20,12 @@ process MERGE_CHUNKS {
     path 'versions.yml', emit: versions
 
     script:
+    def kept = anchor ? "--anchor ${anchor}" : ''
     def verify = verdict ? "--verify ${verdict}" : ''
     def reuse = options.earlier ? "--earlier '${options.earlier.join(',')}'" : ''
     """
     shopt -s nullglob
-    merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} --anchor ${anchor} ${verify} ${reuse} \\
+    merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} ${kept} ${verify} ${reuse} \\
         --store-dtype ${options.store_dtype} --compression ${options.compression} \\
         --on-failure ${options.on_failure} \\
         --code-digest ${code_digest} \\

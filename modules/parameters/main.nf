@@ -1,4 +1,4 @@
-/* What main.nf needs before the first task: checked parameters, the digest of our code, and the anchor files. */
+/* What main.nf needs before the first task: checked parameters, the digest of our code, the environment of tasks. */
 
 // The groups of nextflow_schema.json, in its order.
 def declaredGroups(schema_path) {
@@ -94,19 +94,6 @@ def codeDigest(folder) {
         digest.update(path.bytes)
     }
     return digest.digest().encodeHex().toString()
-}
-
-// The anchor file of a folder, made with its folder when it is not there yet (bin/protembed/anchor.py reads it).
-// Written in place: a kill in between leaves an empty file, which the next run writes anew and no task accepts.
-def anchorIn(folder) {
-    def home = System.getProperty('user.home')
-    def anchor = file("${folder.toString().replaceFirst(/^~(?=\/|$)/, home)}/.protembed-anchor")
-    def content = 'protembed keeps files beside this one; leave it here.\n'
-    if( !anchor.exists() || anchor.text != content ) {
-        anchor.parent.mkdirs()
-        anchor.text = content
-    }
-    return anchor
 }
 
 // Set environment variables of all tasks: Nextflow exports them without hashing them. The config's own env scope would be

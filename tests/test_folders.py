@@ -1,0 +1,74 @@
+"""Where checkpoints can be kept, what happens where they cannot, and how they are written in a mounted bucket."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from protembed.layout import marker_of
+from tests.conftest import ROOT, metrics_of
+from tests.crash import needs_ptrace, run_traced
+from tests.crash_jobs import EmbedJob, durable_batches
+from tests.nextflow import PARSERS, basic, content, run_pipeline, start_pipeline, wait_for, workers
+
+SEEN = {
+    ("/work/checkpoints", "/work", False): True,
+    ("~/.cache/protembed", "/work", False): True,
+    ("s3://bucket/work/checkpoints", "s3://bucket/work", True): True,
+    ("s3://bucket/work/checkpoints", "s3://bucket/work", False): False,
+    ("az://container/work/checkpoints", "az://container/work", True): True,
+    ("az://container/work/checkpoints", "az://container/work", False): False,
+    ("gs://bucket/work/checkpoints", "gs://bucket/work", False): True,
+    ("~/.cache/protembed", "s3://bucket/work", True): False,
+    ("/efs/checkpoints", "s3://bucket/work", False): False,
+    ("s3://bucket/checkpoints", "/work", True): False,
+}
+
+
+@pytest.mark.nextflow
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_folder_is_seen_by_tasks_that_work_beside_it_and_a_bucket_when_it_is_mounted(tmp_path, parser):
+    places = [",".join([folder, work, str(fusion).lower()]) for folder, work, fusion in SEEN]
+    run = run_pipeline(tmp_path, "--places", " ".join(places), parser=parser, main=ROOT / "tests" / "reach" / "main.nf")
+    assert f"work folder: {tmp_path / 'work'}\n" in run.output
+    for place, seen in zip(places, SEEN.values()):
+        assert f"{place} {str(seen).lower()}\n" in run.output
+
+
+@pytest.mark.nextflow
+def test_without_checkpoints_a_killed_task_begins_anew_and_all_else_is_as_ever(tmp_path, hostile_pt):
+    given = [*basic(tmp_path, hostile_pt)[:-2], "--checkpoint_seconds", 0]  # chunks by what they cost
+    run_pipeline(tmp_path, *given, "--outdir", "usual")
+    shutil.rmtree(tmp_path / "work")
+    run = start_pipeline(tmp_path, *given, "--checkpoint_dir", "none")
+    os.kill(wait_for(lambda: workers(tmp_path), still=lambda: run.poll() is None)[0], signal.SIGKILL)
+    assert run.wait(timeout=300) == 0
+    console = (tmp_path / "console.txt").read_text()
+    assert "Execution is retried (1)" in console and "checkpoints are off: a killed task begins anew" in console
+    assert content(tmp_path) == content(tmp_path, "usual")
+    assert not (tmp_path / "work" / "checkpoints").exists()
+    assert {chunk["reused"] for chunk in metrics_of(tmp_path / "work")} == {0}
+    assert any("--longest-chunk '600'" in path.read_text() for path in tmp_path.glob("work/*/*/.command.sh"))
+
+
+@pytest.mark.nextflow
+def test_checkpoints_in_a_bucket_that_tasks_do_not_see_are_refused(tmp_path, hostile_pt):
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--checkpoint_dir", "s3://bucket/checkpoints", check=False)
+    assert run.code != 0 and not run.submitted()
+    assert "--checkpoint_dir s3://bucket/checkpoints: tasks whose work folder is" in run.output
+
+
+@needs_ptrace
+def test_without_hard_links_a_batch_is_written_once_under_its_own_name(tmp_path):
+    """As in a mounted bucket, where a second name is a copy. The first small file of a task finds out."""
+    job = EmbedJob(tmp_path, proteins=6)
+    job.prepare(tmp_path / "run")
+    run = run_traced(lambda: job.run(tmp_path / "run"), tmp_path / "run", refused=("link", "linkat"))
+    assert run.exit_code == 0
+    batches = durable_batches(tmp_path / "run")
+    assert len(batches) >= 2
+    for path in [part for batch in batches for part in (batch, marker_of(batch))]:
+        calls = [operation.call for operation in run.operations if operation.path == str(path)]
+        assert calls[0].startswith("open") and set(calls[1:-1]) == {"write"} and calls[-1] == "fsync", calls
+    assert not [operation for operation in run.operations if "/.batch_" in operation.path or "batch_" in operation.source]
