@@ -115,10 +115,14 @@ class ChunkFile:
 
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(len(rows), D) for mean and bos, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""
-        dataset = self._file[name]
+        dataset, one_behind_the_other = self._file[name], (np.diff(rows) == 1).all()
         if is_ragged(name):
             starts = starts_of(name, self.offsets)
+            if one_behind_the_other:
+                return dataset[starts[rows[0]] : starts[rows[-1] + 1]]
             return np.concatenate([dataset[starts[row] : starts[row + 1]] for row in rows])
+        if one_behind_the_other:  # nearly always, for a merge: then nothing is copied twice
+            return dataset[rows[0] : rows[-1] + 1]
         wanted, places = np.unique(rows, return_inverse=True)
         first, last = wanted[0], wanted[-1]
         if last - first < 4 * len(wanted):  # near neighbours: one read of all between them
