@@ -38,7 +38,9 @@ def test_a_folder_is_seen_by_tasks_that_work_beside_it_and_a_bucket_when_it_is_m
 
 @pytest.mark.nextflow
 def test_without_checkpoints_a_killed_task_begins_anew_and_all_else_is_as_ever(tmp_path, hostile_pt):
-    given = [*basic(tmp_path, hostile_pt)[:-2], "--checkpoint_seconds", 0]  # chunks by what they cost
+    given = [*basic(tmp_path, hostile_pt), "--checkpoint_seconds", 0]
+    place = given.index("--chunk_residues")
+    del given[place : place + 2]  # chunks by what they cost
     run_pipeline(tmp_path, *given, "--outdir", "usual")
     shutil.rmtree(tmp_path / "work")
     run = start_pipeline(tmp_path, *given, "--checkpoint_dir", "none")
