@@ -34,7 +34,7 @@ LOWEST |= {
     "batch",
     "pooling",
 }
-USERS_OWN = {"embed_fasta", "show_progress", "check_h5", "software_versions"}  # scripts that are no steps of the pipeline
+USERS_OWN = {"embed_fasta", "export_h5", "show_progress", "check_h5", "software_versions"}  # scripts that are no steps of the pipeline
 TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint", "committer"}
 TORCH_ALLOWED |= {"pooling", "stitching", "contacts", "torch_dataset", "embed_chunk", "fetch_weights", "verify_embeddings"}
 

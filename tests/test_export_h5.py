@@ -1,0 +1,94 @@
+"""Every layout is read back by the program that it is for."""
+
+import anndata
+import h5py
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from protembed import open_embeddings
+from protembed.errors import BadInput, BadOption, CorruptStore
+from protembed.exporting import accessions, dataset_names
+from tests.conftest import run_inside
+from tests.results import small_result
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory, weights):
+    return small_result(tmp_path_factory.mktemp("result"), weights)
+
+
+@pytest.fixture
+def embeddings(result):
+    with open_embeddings(result) as opened:
+        yield opened
+
+
+def export(result, output, *arguments):
+    run_inside("export_h5.py", result, "--output", output, *arguments)
+    assert not [path for path in output.parent.iterdir() if path.name.startswith(".")]
+    return output
+
+
+def test_per_accession_has_a_dataset_for_each_record(result, embeddings, tmp_path):
+    with h5py.File(export(result, tmp_path / "out.h5")) as file:
+        assert list(file) == sorted(embeddings.ids) and len(file) == 16
+        assert all(np.array_equal(file[name][:], embeddings[name]) and file[name].attrs["original_id"] == name for name in embeddings.ids)
+        assert file.attrs["content_sha256"] == embeddings.attributes["content_sha256"]
+    with h5py.File(export(result, tmp_path / "residues.h5", "--kind", "per_tok", "--layer", 3)) as file:
+        assert all(np.array_equal(file[name][:], embeddings.per_tok(name, layer=3)) for name in embeddings.ids)
+
+
+def test_npy_is_the_array_with_its_ids_and_offsets_beside_it(result, embeddings, tmp_path):
+    assert np.array_equal(np.load(export(result, tmp_path / "mean.npy", "--layout", "npy")), embeddings.mean())
+    assert (tmp_path / "mean.ids.txt").read_text().split("\n") == [*embeddings.ids, ""]
+    residues = np.load(export(result, tmp_path / "residues.npy", "--layout", "npy", "--kind", "per_tok"))
+    start, end = np.load(tmp_path / "residues.offsets.npy")[5:7]
+    assert np.array_equal(residues[start:end], embeddings.per_tok("protein5"))
+
+
+def test_parquet_is_read_by_pyarrow(result, embeddings, tmp_path, monkeypatch):
+    monkeypatch.setattr("protembed.exporting.BLOCK_ROWS", 5)
+    table = pyarrow.parquet.read_table(export(result, tmp_path / "out.parquet", "--layout", "parquet", "--layer", 3))
+    assert table["id"].to_pylist() == embeddings.ids and table["length"].to_pylist() == embeddings.lengths.tolist()
+    assert np.array_equal(np.array(table["embedding"].to_pylist(), np.float32), embeddings.mean(layer=3))
+    assert table.schema.metadata[b"layer"] == b"3"
+
+
+def test_h5ad_is_read_by_anndata(result, embeddings, tmp_path, monkeypatch):
+    monkeypatch.setattr("protembed.exporting.BLOCK_ROWS", 5)
+    data = anndata.read_h5ad(export(result, tmp_path / "out.h5ad", "--layout", "h5ad"))
+    assert data.shape == (16, 128) and list(data.obs_names) == embeddings.ids
+    assert np.array_equal(data.X, embeddings.mean()) and data.obs["length"].tolist() == embeddings.lengths.tolist()
+    assert (data.uns["model"], data.uns["layer"]) == (embeddings.attributes["model"], 1)
+
+
+def test_accessions_are_those_of_uniprot_and_no_two_records_get_one_name():
+    assert accessions(["sp|P0AFK0|PMBA_ECOLI", "tr|A0A0|X_Y", "a|b|c", "plain"]) == ["P0AFK0", "A0A0", "a|b|c", "plain"]
+    with pytest.raises(BadInput, match=r"sp\|P1\|X and P1 would both be called P1"):
+        accessions(["sp|P1|X", "P1"])
+    assert dataset_names(["a/b", "."]) == ["a_b", "_"]
+    with pytest.raises(BadInput, match="a/b and a_b would both be called a_b"):
+        dataset_names(["a/b", "a_b"])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--layer", 2], "has no representations/2/mean; it has"),
+        (["--kind", "bos"], "has no representations/1/bos"),
+        (["--kind", "per_tok", "--layout", "h5ad"], "one vector a record"),
+    ],
+)
+def test_what_the_file_does_not_have_is_one_line_and_nothing_is_written(result, tmp_path, arguments, words):
+    done = run_inside("export_h5.py", result, "--output", tmp_path / "out", *arguments, check=False)
+    assert done.returncode == BadOption.exit_code and words in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_the_file_that_is_read_is_never_overwritten_and_a_torn_one_not_exported(result, tmp_path):
+    done = run_inside("export_h5.py", result, "--output", result, check=False)
+    assert done.returncode == BadOption.exit_code and "is the file that is read" in done.stderr
+    torn = tmp_path / "torn.h5"
+    torn.write_bytes(result.read_bytes()[:-1000])
+    done = run_inside("export_h5.py", torn, check=False)
+    assert done.returncode == CorruptStore.exit_code and list(tmp_path.iterdir()) == [torn]
