@@ -4,7 +4,7 @@ Every function takes the file to write, a name for each record, and what to writ
 """
 
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple
 
 import h5py
 import numpy as np
@@ -19,7 +19,7 @@ BLOCK_ROWS = 4096
 class Selection(NamedTuple):
     """The vectors of one kind and layer of an open result."""
 
-    embeddings: "protembed.reading.Embeddings"  # noqa: F821
+    embeddings: Any  # protembed.reading.Embeddings
     kind: str  # mean, bos, per_tok
     layer: int
 
