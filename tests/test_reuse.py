@@ -63,6 +63,7 @@ def test_the_computed_share_is_the_changed_share(second):
     metrics = metrics_of(folder / "work")
     assert new == 7 and sum(one["computed"] for one in metrics) == sum(one["sequences"] for one in metrics) == new
     assert run.submitted() == {**REUSING, "EMBED_CHUNK": 1}
+    assert "; 54 sequences are taken from --reuse" in run.output
     assert "61 of 61 records embedded" in run.output and "54 from earlier results" in run.output
     totals = json.loads((folder / "results" / "summary.json").read_text())
     assert totals["flags"]["reused"] == 54 and totals["n_embedded"] == 61

@@ -37,13 +37,14 @@ def openingWords(totals, chosen, dtype, checkpoints, resume) {
     def most = sizes.values().collect { size -> size[0] }.max() ?: 0
     def begun = (checkpoints && checkpoints.scheme == 'file' ? sizes.keySet() : []).collect { name -> rowsInCheckpoints(checkpoints.parent, name) }.findAll()
     def done = resume ? 'chunks that earlier runs have finished are taken from the cache' : '-resume was not given: no cache of earlier runs is used'
+    def taken = run.reused ? "; ${grouped(run.reused)} sequences are taken from --reuse" : ''
     def kept = begun ? "; checkpoints hold ${grouped(begun.sum())} sequences (${grouped(begun.size())} chunks)" : ''
     return block([
         'input': "${grouped(run.records ?: 0)} records, ${grouped(run.sequences ?: 0)} different sequences of ${rounded(run.residues ?: 0)} residues; " +
             "${grouped(run.duplicates ?: 0)} repeat another, ${grouped(run.skipped ?: 0)} are skipped",
         'model': "${chosen.model}, layers ${chosen.repr_layers}, ${chosen.include}, ${dtype} on ${chosen.device}",
         'chunks': "${grouped(sizes.size())}, of ${least == most ? grouped(most) : "${grouped(least)} to ${grouped(most)}"} sequences",
-        'earlier': done + kept,
+        'earlier': done + kept + taken,
         'results': chosen.outdir,
     ])
 }
