@@ -12,8 +12,9 @@ from tests.nextflow import PARSERS, run_pipeline
 
 pytestmark = pytest.mark.nextflow
 PROCESSES = {path.parent.name.upper() for path in (ROOT / "modules").glob("*/main.nf") if re.search(r"^process ", path.read_text(), re.MULTILINE)} - {
-    "PLAN_RUN"
-}  # a run has no plan
+    "PLAN_RUN",
+    "REUSE_EMBEDDINGS",
+}  # a run makes no plan, and has nothing to reuse
 
 
 def small_run(folder, hostile_pt):
