@@ -71,5 +71,6 @@ def test_the_benchmark_of_scale_runs(tmp_path):
     subprocess.run(list(map(str, command)), check=True)
     (cell,) = json.loads((tmp_path / "out.json").read_text())["cells"]
     assert cell["chunks"] == 1 and cell["published"] == ["embeddings.h5", "ledger.tsv", "summary.json"]
-    assert all(cell[name]["seconds"] > 0 and cell[name]["peak_bytes"] > 1 << 20 for name in ("minimal", "split", "cp", "merge"))
+    assert all(cell[name]["seconds"] > 0 for name in ("minimal", "split", "cp", "merge"))
+    assert all(cell[name]["peak_bytes"] > 1 << 20 for name in ("minimal", "split", "merge")), "cp may end before it is looked at"
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"], "the temporary folder is left"
