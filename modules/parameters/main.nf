@@ -102,6 +102,12 @@ def exportToTasks(variables) {
     nextflow.Global.session.config.env.putAll(variables.collectEntries { name, value -> [name, value.toString()] })
 }
 
+// Nextflow's trace makes the launcher of a task watch its memory, under `trap 'kill $mem_proc' ERR`: when the watcher is gone before the
+// task's own death is seen, that kill fails and the task ends with 1 instead of 137, which nobody retries (25.04.4; `make storm` found it).
+def leaveTasksUnwatched() {
+    nextflow.Global.session.statsEnabled = false
+}
+
 def isLocalModel(model) {
     return model.endsWith('.pt')
 }
