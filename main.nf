@@ -9,7 +9,7 @@
 
 include { checkedParameters; codeDigest; exportToTasks; leaveTasksUnwatched; isLocalModel } from './modules/parameters/main.nf'
 include { isAnswered } from './modules/help/main.nf'
-include { closingWords; labelled; openingWords } from './modules/console/main.nf'
+include { closingWords; labelled; openingWords; parsed } from './modules/console/main.nf'
 include { failureWords; lackHere } from './modules/failure/main.nf'
 include { checkpointAnchor; downloadAnchor; fusionIsOn; workFolder } from './modules/folders/main.nf'
 include { freshNotes; note; removeNotes } from './modules/progress/main.nf'
@@ -60,7 +60,7 @@ workflow {
 
     dtype  = chosen.dtype != 'auto' ? chosen.dtype : chosen.device == 'cuda' ? 'float16' : 'float32'
     if( chosen.plan ) { // a dry run ends here
-        SPLIT_FASTA.out.totals.subscribe { totals -> log.info(openingWords(totals, chosen, dtype, checkpoints, workflow.resume)) }
+        SPLIT_FASTA.out.totals.subscribe { totals -> log.info(openingWords(totals, chosen, dtype, checkpoints, workflow)) }
         PLAN_RUN(SPLIT_FASTA.out.totals, planned(chosen, model_file), code)
         PLAN_RUN.out.plan.view { plan -> plan.text.trim() }
         return
@@ -82,7 +82,7 @@ workflow {
     }
     work.totals.subscribe { totals ->
         note(totals, notes)
-        log.info(openingWords(totals, chosen, dtype, checkpoints, workflow.resume))
+        log.info(openingWords(totals, chosen, dtype, checkpoints, workflow))
     }
 
     // [chunk_0dcc6e04baffd4a2.fasta], one task each
@@ -97,9 +97,9 @@ workflow {
         .mix(SPLIT_FASTA.out.versions, FETCH_WEIGHTS.out.versions, work.versions, EMBED_CHUNK.out.versions)
     if( chosen.verify > 0 ) {
         holding = EMBED_CHUNK.out.vectors
-            .combine(work.totals)
-            .filter { vectors, totals -> vectors.baseName in new groovy.json.JsonSlurper().parse(totals).sampled_chunks }
-            .map { vectors, _totals -> vectors }
+            .combine(work.totals.map { totals -> [parsed(totals).sampled_chunks] })
+            .filter { vectors, sampled -> vectors.baseName in sampled }
+            .map { vectors, _sampled -> vectors }
             .toSortedList { left, right -> left.name <=> right.name }
         VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, places, code)
         verdict = VERIFY_EMBEDDINGS.out.verdict
@@ -115,14 +115,13 @@ workflow {
     // After the merge: nothing waits for the report, and no run fails for want of it.
     if( chosen.report ) {
         measured = EMBED_CHUNK.out.metrics.toSortedList { left, right -> left.name <=> right.name }
-        software = versions.map { version -> textOf(version) }.unique().toSortedList().map { texts -> texts.join() }
+        software = textsOf(versions).toSortedList().map { texts -> texts.join() }
         MAKE_REPORT(measured, MERGE_CHUNKS.out.summary, MERGE_CHUNKS.out.ledger, MERGE_CHUNKS.out.embeddings, software, code)
         MULTIQC(MAKE_REPORT.out.sections)
         MULTIQC.out.report.view { _report -> "how it went: ${chosen.outdir}/report.html" }
         versions = versions.mix(MAKE_REPORT.out.versions, MULTIQC.out.versions)
     }
-    versions.map { version -> textOf(version) }.unique()
-        .collectFile(name: 'software_versions.yml', storeDir: "${chosen.outdir}/pipeline_info", sort: true)
+    textsOf(versions).collectFile(name: 'software_versions.yml', storeDir: "${chosen.outdir}/pipeline_info", sort: true)
 
     // [summary.json, [chunk_0dcc6e04baffd4a2.metrics.json, ...]]
     MERGE_CHUNKS.out.summary.combine(EMBED_CHUNK.out.metrics.toList().map { metrics -> [metrics] })
@@ -141,23 +140,29 @@ workflow {
     }
 }
 
-// Of a versions.yml, or of what is text already.
-def textOf(version) {
-    return version instanceof Path ? version.text : version.toString()
+// Of each different versions.yml, or of what is text already.
+def textsOf(versions) {
+    return versions.map { version -> version instanceof Path ? version.text : version.toString() }.unique()
+}
+
+// What the cost of a task depends on, as bin/protembed/shapes.py reckons it.
+def modelOn(chosen, model_file) {
+    return ['model': chosen.model, 'model-bytes': model_file ? model_file[0].size() : 0, 'device': chosen.device]
+}
+
+// Vectors that are kept of each residue.
+def residueVectors(chosen) {
+    return 'per_tok' in chosen.include.tokenize(',') ? chosen.repr_layers.tokenize(',').size() : 0
 }
 
 // What memory and time will depend on.
 def planned(chosen, model_file) {
     def layers = chosen.repr_layers.tokenize(',').size()
-    def kinds = chosen.include.tokenize(',')
-    return [
-        'model': chosen.model,
-        'model-bytes': model_file ? model_file[0].size() : 0,
-        'device': chosen.device,
+    return modelOn(chosen, model_file) + [
         'units': chosen.device == 'cuda' ? chosen.gpus ?: 1 : Runtime.runtime.availableProcessors(),
         'max-tokens': chosen.max_tokens ?: 0,
-        'vectors': layers * kinds.count { kind -> kind in ['mean', 'bos'] },
-        'residue-vectors': 'per_tok' in kinds ? layers : 0,
+        'vectors': layers * chosen.include.tokenize(',').count { kind -> kind in ['mean', 'bos'] },
+        'residue-vectors': residueVectors(chosen),
         'store-bytes': chosen.store_dtype == 'float16' ? 2 : 4,
     ]
 }
@@ -167,12 +172,9 @@ def chunkSize(chosen, model_file, checkpoints) {
     if( chosen.chunk_residues ) {
         return ['chunk-residues': chosen.chunk_residues]
     }
-    return [
-        'model': chosen.model,
-        'model-bytes': model_file ? model_file[0].size() : 0,
-        'device': chosen.device,
+    return modelOn(chosen, model_file) + [
         'max-residues': chosen.long_sequences == 'full' ? 0 : chosen.max_residues,
         'long-sequences': chosen.long_sequences,
-        'residue-vectors': ('per_tok' in chosen.include.tokenize(',') ? chosen.repr_layers.tokenize(',').size() : 0) + ('contacts' in chosen.include.tokenize(',') ? 1 : 0),
+        'residue-vectors': residueVectors(chosen) + ('contacts' in chosen.include.tokenize(',') ? 1 : 0),
     ] + (checkpoints ? [:] : ['longest-chunk': 600]) // seconds: what a kill costs where nothing else is kept
 }

@@ -16,27 +16,29 @@ def bold(text) {
 
 // What a chunk's task is called on the console. Not an input of the task: "of 40" would recompute a chunk when there are 41.
 def labelled(chunk, totals) {
-    if( !System.getProperty(labelName(chunk)) ) {
+    if( !System.getProperty(labelName(chunk.baseName)) ) {
         def sizes = parsed(totals).chunk_sizes ?: [:]
         sizes.eachWithIndex { name, size, index ->
-            System.setProperty("protembed.label.${name}", "chunk ${index + 1} of ${sizes.size()}, ${grouped(size[0])} sequences, ${rounded(size[1])} residues")
+            System.setProperty(labelName(name), "chunk ${index + 1} of ${sizes.size()}, ${grouped(size[0])} sequences, ${rounded(size[1])} residues")
         }
     }
     return chunk
 }
 
-def labelName(chunk) {
-    return "protembed.label.${chunk.baseName}".toString()
+// Also in modules/embed_chunk/main.nf, whose tag can call no function of another file.
+def labelName(name) {
+    return "protembed.label.${name}".toString()
 }
 
 // Once the input has been read: what the run has to do, and what of it is done.
-def openingWords(totals, chosen, dtype, checkpoints, resume) {
+def openingWords(totals, chosen, dtype, checkpoints, workflow) {
     def run = parsed(totals)
     def sizes = run.chunk_sizes ?: [:]
     def least = sizes.values().collect { size -> size[0] }.min() ?: 0
     def most = sizes.values().collect { size -> size[0] }.max() ?: 0
     def begun = (checkpoints && checkpoints.scheme == 'file' ? sizes.keySet() : []).collect { name -> rowsInCheckpoints(checkpoints.parent, name) }.findAll()
-    def done = resume ? 'chunks that earlier runs have finished are taken from the cache' : '-resume was not given: no cache of earlier runs is used'
+    def none = asksToResume(workflow) ? 'this is the first run here: there is no cache of an earlier one' : '-resume was not given: no cache of earlier runs is used'
+    def done = workflow.resume ? 'chunks that earlier runs have finished are taken from the cache' : none
     def taken = run.reused ? "; ${grouped(run.reused)} sequences are taken from --reuse" : ''
     def kept = begun ? "; checkpoints hold ${grouped(begun.sum())} sequences (${grouped(begun.size())} chunks)" : ''
     return block([
@@ -81,6 +83,11 @@ def closingWords(summary, metrics, outdir, workflow) {
     lines << "vectors: ${outdir}/embeddings.h5"
     lines << "what became of each record: ${outdir}/ledger.tsv"
     return painted(lines[0], 32) + '\n' + lines.tail().join('\n')
+}
+
+// Nextflow itself forgets that it was asked where it has no earlier run.
+def asksToResume(workflow) {
+    return workflow.commandLine =~ /\s-resume\b/
 }
 
 def block(facts) {

@@ -1,6 +1,6 @@
 /* What a run says that did not end well: why, what the task itself said, and how to go on. And what can be known before it begins. */
 
-include { bold; painted } from '../console/main.nf'
+include { asksToResume; bold; painted } from '../console/main.nf'
 
 // Our exit codes (bin/protembed/errors.py) and what to do.
 def remedyOf(code) {
@@ -28,7 +28,7 @@ def failureWords(workflow) {
     }
     lines += (ours ?: []).collect { line -> "  ${line}" }
     lines << 'What was finished is kept. When the cause is gone, go on with:'
-    lines << "  ${bold(workflow.commandLine + (workflow.commandLine =~ /\s-resume\b/ ? '' : ' -resume'))}"
+    lines << "  ${bold(workflow.commandLine + (asksToResume(workflow) ? '' : ' -resume'))}"
     return lines.join('\n')
 }
 
