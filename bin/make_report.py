@@ -16,8 +16,9 @@ from typing import Dict, List
 from protembed.atomic import write_text
 from protembed.cli import log, run
 from protembed.layout import FORMAT
+from protembed.ledger import read_ledger
 from protembed.methods_text import WARNING, methods_of, references_of
-from protembed.run_numbers import attempt_numbers, chunk_numbers, device_numbers, progress_numbers, read_ledger
+from protembed.run_numbers import attempt_numbers, chunk_numbers, device_numbers, ledger_numbers, progress_numbers
 from protembed.seals import opened
 from protembed.sections_of_records import sections_after, sections_before
 from protembed.sections_of_tasks import sections_of_tasks
@@ -51,7 +52,7 @@ def numbers_of(options: Options) -> Dict[str, object]:
         sample = sample_vectors(file)
     return dict(
         run=summary,
-        ledger=read_ledger(Path(options.ledger)),
+        ledger=ledger_numbers(read_ledger(Path(options.ledger))),
         chunks=chunks,
         devices=device_numbers(chunks),
         progress=progress_numbers(chunks),

@@ -16,7 +16,7 @@ from typing import Dict, Iterator, List, Tuple
 
 import numpy as np
 
-from protembed.atomic import replacing, write_text
+from protembed.atomic import write_text, writing_table
 from protembed.chunking import write_fasta
 from protembed.cli import log, run
 from protembed.errors import ForeignFile
@@ -63,6 +63,7 @@ class Remainder:
         self.names: List[str] = []  # by number
         self.sizes: Dict[str, Tuple[int, int]] = {}
         self._open: List[Tuple[bytes, str]] = []
+        self._open_residues = 0
         self._number = self._new_number()
 
     def _new_number(self) -> int:
@@ -80,7 +81,8 @@ class Remainder:
         """Take what is left of a chunk; the same for these."""
         number, start = self._number, len(self._open)
         self._open += zip(digests, sequences)
-        if sum(len(sequence) for _, sequence in self._open) >= self.aim:
+        self._open_residues += sum(map(len, sequences))
+        if self._open_residues >= self.aim:
             self.finish()
             self._number = self._new_number()
         return np.full(len(digests), number), np.arange(start, start + len(digests))
@@ -92,7 +94,7 @@ class Remainder:
             name = chunk_name(digests)
             write_fasta(self.folder / f"{name}.fasta", [f">{digest.hex()}\n{sequence}\n" for digest, sequence in self._open])
             self._close(self._number, name, digests, sequences)
-            self._open = []
+            self._open, self._open_residues = [], 0
 
     def _close(self, number: int, name: str, digests: List[bytes], sequences: List[str]) -> None:
         self.names[number] = name
@@ -165,7 +167,7 @@ def main(options: Options) -> None:
         for path in chunk_paths(split, totals):
             division.divide(path)
         remainder.finish()
-        with replacing(outdir / "records.tsv") as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table:
+        with writing_table(outdir / "records.tsv") as table:
             table.writelines(table_of([division.relocated(record)]) for record in read_records(split / "records.tsv"))
     sample = {**samplers[0].chosen(), **samplers[1].chosen()}
     write_text(outdir / "sample.fasta", "".join(f">{digest.hex()}\n{sequence}\n" for digest, (sequence, _) in sample.items()))

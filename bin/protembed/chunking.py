@@ -14,7 +14,7 @@ from typing import IO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tup
 
 import numpy as np
 
-from protembed.atomic import replacing
+from protembed.atomic import replacing, writing_table
 from protembed.borders import are_borders
 from protembed.first_seen import FirstSeen
 from protembed.identity import chunk_name
@@ -33,7 +33,7 @@ def writing_chunks(outdir: Path, aim: int, cost: Callable[[np.ndarray], np.ndarr
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("chunk_*.fasta"):  # of a killed attempt in this very folder (a requeued job)
         leftover.unlink()
-    with replacing(outdir / "records.tsv") as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table, ThreadPoolExecutor(1) as beside:
+    with writing_table(outdir / "records.tsv") as table, ThreadPoolExecutor(1) as beside:
         writer = ChunkWriter(folder, table, aim, cost, sampler, beside)
         yield writer
         writer.finish()

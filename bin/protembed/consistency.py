@@ -12,7 +12,7 @@ import numpy as np
 from protembed.errors import CorruptStore, ForeignFile, Incomplete
 from protembed.identity import Identity
 from protembed.layout import CONTACTS, Flag, is_per_residue, rows_of, vector_names
-from protembed.seals import blocks_of, dataset_names
+from protembed.seals import blocks_of, check_seal, dataset_names
 
 ALL_FLAGS = sum(Flag)
 
@@ -49,6 +49,12 @@ def _checked_pairs(file: h5py.File, rows: int, name: str) -> int:
     if not fitting or ("offsets" in file and not np.array_equal(np.diff(offsets), rows_of(CONTACTS, np.diff(file["offsets"][:])))):
         raise CorruptStore(f"{name}: contact_offsets are not those of square matrices of its records")
     return int(offsets[-1])
+
+
+def check_whole(file: h5py.File, name: str) -> None:
+    """All that can be known of a finished embeddings.h5: CorruptStore, Incomplete or ForeignFile. Reads every byte."""
+    check_seal(file, name)
+    check_records(file, name)
 
 
 def check_records(file: h5py.File, name: str) -> None:

@@ -17,11 +17,11 @@ from typing import Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from protembed.consistency import check_records
+from protembed.consistency import check_whole
 from protembed.hdf5 import mapped
 from protembed.identity import Identity
 from protembed.layout import CONTACTS, FORMAT, KINDS, Flag, is_ragged, offsets_name, vector_name, vector_names
-from protembed.seals import check_seal, damage_named, opened
+from protembed.seals import damage_named, opened
 
 # One id or row gives one record's vector; a slice, a list of ids, or a list or array of rows gives several.
 Which = Union[str, int, slice, Sequence[str], Sequence[int], np.ndarray]
@@ -61,8 +61,7 @@ class Embeddings:
     def verify(self) -> None:
         """Read every byte; CorruptStore, Incomplete or ForeignFile when something is wrong."""
         with damage_named(self.path):
-            check_seal(self._file, self.path.name)
-            check_records(self._file, self.path.name)
+            check_whole(self._file, self.path.name)
 
     def close(self) -> None:
         """Arrays that were handed out stay valid, but for those of a compressed file."""

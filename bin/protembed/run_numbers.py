@@ -4,9 +4,7 @@ Everything here goes into report.json as it is; how it is drawn is the matter of
 """
 
 from collections import Counter
-from operator import itemgetter
-from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Iterable, List, Sequence
 
 import numpy as np
 
@@ -15,23 +13,21 @@ MOST_REASONS = 50
 Numbers = Dict[str, Any]
 
 
-def read_ledger(path: Path) -> Numbers:
-    """Counts of ledger.tsv: `status` and `reasons` of skipped records, the first of those, and `lengths` (see histogram_of)."""
+def ledger_numbers(lines: Iterable[Dict[str, str]]) -> Numbers:
+    """Counts of ledger.tsv's lines: `status` and `reasons` of skipped records, the first of those, and `lengths` (see histogram_of)."""
     status: Counter = Counter()
     reasons: Counter = Counter()
     lengths: Counter = Counter()
     skipped: List[Numbers] = []
-    with open(path, encoding="utf-8", newline="\n") as ledger:
-        pick = itemgetter(*map(next(ledger).rstrip("\n").split("\t").index, ("id", "status", "residues", "reason")))
-        for line in ledger:
-            name, state, residues, reason = pick(line.rstrip("\n").split("\t"))
-            status[state] += 1
-            lengths[int(residues)] += 1
-            if state == "skipped":
-                reason = reason if reason in reasons or len(reasons) < MOST_REASONS else "other reasons"
-                reasons[reason] += 1
-                if len(skipped) < MOST_SKIPPED_SHOWN:
-                    skipped.append(dict(id=name, residues=int(residues), reason=reason))
+    for line in lines:
+        residues = int(line["residues"])
+        status[line["status"]] += 1
+        lengths[residues] += 1
+        if line["status"] == "skipped":
+            reason = line["reason"] if line["reason"] in reasons or len(reasons) < MOST_REASONS else "other reasons"
+            reasons[reason] += 1
+            if len(skipped) < MOST_SKIPPED_SHOWN:
+                skipped.append(dict(id=line["id"], residues=residues, reason=reason))
     return dict(status=dict(status), reasons=dict(reasons.most_common()), skipped=skipped, lengths=histogram_of(lengths))
 
 
@@ -65,10 +61,14 @@ def place_of(metrics: Numbers) -> str:
     return ", ".join(filter(None, [attempts[-1].get("host", ""), f"{metrics['device']}{number}"]))
 
 
+def _first_began(metrics: Sequence[Numbers]) -> float:
+    """When the first task of all began: the zero of all times."""
+    return min((attempt["began"] for task in metrics for attempt in task.get("attempts", []) if "began" in attempt), default=0.0)
+
+
 def chunk_numbers(metrics: Sequence[Numbers]) -> List[Numbers]:
     """One entry per chunk, in the order in which their last tasks began; times in seconds since the first task of all began."""
-    starts = [attempt["began"] for task in metrics for attempt in task.get("attempts", []) if "began" in attempt]
-    zero = min(starts, default=0.0)
+    zero = _first_began(metrics)
     found = []
     for task in metrics:
         attempts = task.get("attempts") or [{}]
@@ -96,8 +96,7 @@ def device_numbers(chunks: Sequence[Numbers]) -> List[Numbers]:
 
 def attempt_numbers(metrics: Sequence[Numbers]) -> List[Numbers]:
     """The tasks that took up a chunk which another had begun, in order of time: when, where, and what they found done."""
-    starts = [attempt["began"] for task in metrics for attempt in task.get("attempts", []) if "began" in attempt]
-    zero = min(starts, default=0.0)
+    zero = _first_began(metrics)
     found = []
     for task in metrics:
         for attempt in task.get("attempts", [])[1:]:

@@ -20,11 +20,11 @@ import h5py
 import numpy as np
 
 from protembed.atomic import replacing
-from protembed.consistency import check_records
+from protembed.consistency import check_whole
 from protembed.errors import BadOption
 from protembed.hdf5 import create_compressed, create_contiguous, writing
 from protembed.layout import CONTACTS, FORMAT, is_per_residue, is_ragged, offsets_name, rows_of
-from protembed.seals import check_seal, damage_named, opened, seal
+from protembed.seals import damage_named, opened, seal
 
 ROWS_READ_BACK = 65536
 
@@ -143,6 +143,5 @@ def creating_embeddings(path: Path, sizes: Sizes, form: Form) -> Iterator[Embedd
 def check_embeddings(path: Path) -> Dict[str, object]:
     """Read a whole embeddings.h5 and return its attributes; CorruptStore, ForeignFile or Incomplete says what is wrong with it."""
     with opened(path, FORMAT) as file, damage_named(path):
-        check_seal(file, path.name)
-        check_records(file, path.name)
+        check_whole(file, path.name)
         return dict(file.attrs)
