@@ -6,14 +6,16 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from protembed import cli
+from protembed import cli, open_embeddings
 from protembed.proteins import digest_of
 from protembed.shapes import Shape
 from protembed.weights import random_esm2, save_esm2
@@ -91,6 +93,17 @@ def relative_l2(ours, reference):
     return ((ours - reference).norm(dim=-1) / reference.norm(dim=-1)).max().item()
 
 
+def killed_after(batches, folder, name, *arguments):
+    """Run bin/<name> until so many batches are durable below `folder`, and SIGKILL it; how many there were by then."""
+    worker = subprocess.Popen([sys.executable, str(BIN / name), *map(str, arguments)], stderr=subprocess.DEVNULL)
+    while len(list(folder.rglob("*.done"))) < batches:
+        assert worker.poll() is None, "the worker ended before it could be killed"
+        time.sleep(0.002)
+    worker.send_signal(signal.SIGKILL)
+    assert worker.wait() == -signal.SIGKILL
+    return len(list(folder.rglob("*.done")))
+
+
 def metrics_of(folder):
     """All *.metrics.json below a folder; links to them (staged for the report) are not counted again."""
     return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("*.metrics.json")) if not path.is_symlink()]
@@ -116,6 +129,21 @@ def weights(hostile_pt, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "weights"
     run_script("fetch_weights.py", hostile_pt, "--outdir", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def result(weights, tmp_path_factory):
+    """embeddings.h5 as small_result makes it; chunks and ledger are beside it. To be read, not changed."""
+    from tests.results import small_result
+
+    return small_result(tmp_path_factory.mktemp("result"), weights)
+
+
+@pytest.fixture
+def embeddings(result):
+    """The same, open."""
+    with open_embeddings(result) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -19,11 +19,6 @@ DAMAGES = {"flip": 4000 if FULL else 60, "cut": 1000 if FULL else 20}  # of each
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory, weights):
-    return small_result(tmp_path_factory.mktemp("result"), weights)
-
-
-@pytest.fixture(scope="module")
 def chunk(result):
     return max(result.parent.parent.glob("vectors/*.h5"), key=lambda path: path.stat().st_size)
 

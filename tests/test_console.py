@@ -1,7 +1,6 @@
 """What a run says at its start, while it works, at its end, and when it fails."""
 
 import os
-import pty
 import re
 import shlex
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 
 from tests.conftest import make_proteins, write_fasta
 from tests.nextflow import basic, command, environment, run_pipeline
+from tests.terminal import on_a_terminal
 
 pytestmark = pytest.mark.nextflow
 NO_PACKAGES = "say where the software comes from: -profile docker, podman, singularity or apptainer (images), or -profile venv after `make setup`"
@@ -81,14 +81,6 @@ def test_where_that_cannot_be_known_before_the_failed_task_says_it(tmp_path, hos
 @pytest.mark.parametrize("no_color, coloured", [(None, True), ("1", False)])
 def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path, no_color, coloured):
     surroundings = {**environment(), "TERM": "xterm", **({"NO_COLOR": no_color} if no_color else {})}
-    leader, follower = pty.openpty()
-    running = subprocess.Popen(command("--help"), cwd=tmp_path, env=surroundings, stdout=follower, stderr=follower)
-    os.close(follower)
-    said = b""
-    while True:
-        try:
-            said += os.read(leader, 65536)
-        except OSError:  # EIO: the other end is closed
-            break
-    assert running.wait() == 0 and b"--max_tokens" in said
-    assert (b"\x1b[1m" in said) == coloured
+    code, said = on_a_terminal(command("--help"), cwd=tmp_path, env=surroundings)
+    assert code == 0 and "--max_tokens" in said
+    assert ("\x1b[1m" in said) == coloured

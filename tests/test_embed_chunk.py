@@ -1,5 +1,4 @@
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import torch
 from protembed.chunk_file import open_chunk_file
 from protembed.layout import Flag
 from protembed.proteins import digest_of
-from tests.conftest import BIN, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk
+from tests.conftest import BIN, killed_after, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk
 
 FP32_BOUND = 2e-5
 LENGTHS = [1100, 700, 401, 333, 333, 200, 150, 90, 50, 50, 49, 20, 7, 3, 1]
@@ -77,15 +76,8 @@ def test_a_killed_worker_goes_on_from_its_checkpoints_to_the_same_bits(tmp_path,
     embed(chunk, weights, tmp_path / "whole", *options)
     (whole,) = metrics_of(tmp_path / "whole")
 
-    command = [sys.executable, BIN / "embed_chunk.py", chunk, "--weights", weights, "--outdir", tmp_path / "killed", *options]
-    worker = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    while len(list((tmp_path / "killed").rglob("*.done"))) < 5:
-        assert worker.poll() is None, "the worker ended before it could be killed"
-        time.sleep(0.002)
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    committed = killed_after(5, tmp_path / "killed", "embed_chunk.py", chunk, "--weights", weights, "--outdir", tmp_path / "killed", *options)
     assert not list((tmp_path / "killed").glob("*.h5"))
-    committed = len(list((tmp_path / "killed").rglob("*.done")))
 
     embed(chunk, weights, tmp_path / "killed", *options)
     (resumed,) = metrics_of(tmp_path / "killed")

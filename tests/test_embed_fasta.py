@@ -1,20 +1,12 @@
-import fcntl
-import os
-import pty
 import re
-import signal
-import struct
-import subprocess
 import sys
-import termios
-from pathlib import Path
 
 import h5py
 import numpy as np
 
 from protembed.store import check_embeddings
-from tests.conftest import BIN, make_proteins, reference_layers, relative_l2, run_inside, run_script, write_fasta
-from tests.nextflow import wait_for
+from tests.conftest import BIN, killed_after, make_proteins, reference_layers, relative_l2, run_inside, run_script, write_fasta
+from tests.terminal import on_a_terminal
 
 
 def test_a_plain_fasta_becomes_the_pipelines_file_with_its_ids_and_fair_esms_values(tmp_path, hostile_esm2, hostile_pt):
@@ -49,11 +41,8 @@ def test_killed_it_goes_on_from_its_checkpoints_to_the_same_file(tmp_path, hosti
     fasta = write_fasta(tmp_path / "in.fasta", make_proteins([400] * 60, seed=4))
     words = ["--model", hostile_pt, "--weights_dir", tmp_path, "--checkpoint_seconds", "0", "--toks_per_batch", "900", "--threads", "1", "--verify", "0"]
     run_script("embed_fasta.py", fasta, "--output", tmp_path / "whole.h5", *words)
-    command = [sys.executable, BIN / "embed_fasta.py", fasta, "--output", tmp_path / "x.h5", *words]
-    killed = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    wait_for(lambda: list(Path(tmp_path, "x.h5.work").glob("checkpoints/*/*/*.done")), still=lambda: killed.poll() is None)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL and not (tmp_path / "x.h5").exists()
+    killed_after(1, tmp_path / "x.h5.work", "embed_fasta.py", fasta, "--output", tmp_path / "x.h5", *words)
+    assert not (tmp_path / "x.h5").exists()
     again = run_script("embed_fasta.py", fasta, "--output", tmp_path / "x.h5", *words)
     assert re.search(r"[1-9]\d* of 60 sequences are in the checkpoint", again.stderr)
     assert check_embeddings(tmp_path / "x.h5")["content_sha256"] == check_embeddings(tmp_path / "whole.h5")["content_sha256"]
@@ -68,19 +57,6 @@ def test_bad_input_and_bad_options_are_one_line_and_a_code(tmp_path, hostile_pt)
     write_fasta(fasta, ["MKV"])
     unknown = run_inside("embed_fasta.py", fasta, "--model", "esm2_t6_8M", *shared, check=False)
     assert unknown.returncode == 66 and "did you mean esm2_t6_8M_UR50D?" in unknown.stderr
-
-
-def on_a_terminal(words):
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # rows, columns
-    running = subprocess.Popen(list(map(str, words)), stderr=follower, stdout=follower)
-    os.close(follower)
-    said = b""
-    while True:
-        try:
-            said += os.read(leader, 65536)
-        except OSError:  # EIO: the other end is closed
-            return running.wait(), said.decode()
 
 
 def test_a_terminal_sees_a_bar_and_a_log_plain_lines(tmp_path, hostile_pt):

@@ -6,22 +6,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from protembed import open_embeddings
 from protembed.errors import BadInput, BadOption, CorruptStore
 from protembed.exporting import accessions, dataset_names
 from tests.conftest import run_inside
-from tests.results import small_result
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory, weights):
-    return small_result(tmp_path_factory.mktemp("result"), weights)
-
-
-@pytest.fixture
-def embeddings(result):
-    with open_embeddings(result) as opened:
-        yield opened
 
 
 def export(result, output, *arguments):

@@ -90,6 +90,11 @@ def test_nextflows_own_reports_are_kept_one_of_each_for_every_run(runs):
         assert sum(bool(re.fullmatch(kind.format(stamp), name)) for name in names) == 2, kind
 
 
+def test_no_launcher_watches_its_task_which_would_turn_a_kill_into_exit_status_1(runs):
+    launchers = [path.read_text() for path in (runs[0] / "work").glob("*/*/.command.run")]
+    assert len(launchers) > 6 and not [text for text in launchers if "nxf_trace" in text or "mem_proc" in text]
+
+
 def test_the_docs_name_every_file_of_a_run(runs):
     told = (ROOT / "docs" / "output.md").read_text()
     for path in (runs[0] / "results").rglob("*"):

@@ -14,18 +14,7 @@ import torch
 from protembed import open_embeddings
 from protembed.errors import CorruptStore
 from tests.conftest import BIN, ROOT
-from tests.results import embed_all, merge_all, small_result
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory, weights):
-    return small_result(tmp_path_factory.mktemp("result"), weights)
-
-
-@pytest.fixture
-def embeddings(result):
-    with open_embeddings(result) as opened:
-        yield opened
+from tests.results import embed_all, merge_all
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ def test_a_run_whose_checkpoints_are_on_a_full_disk_says_so_and_with_more_room_r
     started = time.monotonic()
     failed = run_pipeline(tmp_path, *arguments, **elsewhere, check=False)
     assert failed.code != 0 and "terminated with an error exit status (75)" in failed.output
+    assert "this is the first run here: there is no cache of an earlier one" in failed.output, "it was given -resume all the same"
     assert re.search(f"{small.place}/.*: No space left on device; make room there, then run again with -resume", failed.output), failed.output
     say(f"without a retry, the message came after {time.monotonic() - started:.0f} s")
     before, committed = {metrics["chunk"] for metrics in metrics_of(tmp_path / "work")}, Counter()

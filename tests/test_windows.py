@@ -1,10 +1,5 @@
 """Sequences beyond max_residues in windows that overlap: right, checkpointed, failing as one."""
 
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +10,7 @@ from protembed.layout import Flag
 from protembed.shapes import Shape
 from protembed.weights import random_esm2, save_esm2
 from protembed.windows import Pieces, window_count, window_starts
-from tests.conftest import BIN, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk, write_fasta
+from tests.conftest import killed_after, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk, write_fasta
 from tests.test_embed_chunk import FP32_BOUND, embed, only_h5, same_bits
 
 SIZE = 100
@@ -124,13 +119,7 @@ def test_a_worker_killed_between_the_windows_of_a_sequence_goes_on_to_the_same_b
     options = ["--max-tokens", 410, "--long-sequences", "window", "--max-residues", 130, "--include", "mean,bos,per_tok", "--threads", 1]
     options += ["--checkpoint-seconds", 0]
     embed(chunk, weights, tmp_path / "whole", *options)
-    command = [sys.executable, BIN / "embed_chunk.py", chunk, "--weights", weights, "--outdir", tmp_path / "killed", *options]
-    worker = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    while len(list((tmp_path / "killed").rglob("*.done"))) < 5:
-        assert worker.poll() is None, "the worker ended before it could be killed"
-        time.sleep(0.002)
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    killed_after(5, tmp_path / "killed", "embed_chunk.py", chunk, "--weights", weights, "--outdir", tmp_path / "killed", *options)
     assert not list((tmp_path / "killed").glob("*.h5"))
     embed(chunk, weights, tmp_path / "killed", *options)
     (whole,), (resumed,) = metrics_of(tmp_path / "whole"), metrics_of(tmp_path / "killed")
