@@ -13,8 +13,8 @@ from tests.crash_jobs import EmbedJob, durable_batches
 from tests.nextflow import PARSERS, basic, content, run_pipeline, start_pipeline, wait_for, workers
 
 SEEN = {
-    ("/work/checkpoints", "/work", False): True,
-    ("~/.cache/protembed", "/work", False): True,
+    ("/scratch/run/checkpoints", "/scratch/run", False): True,
+    ("~/.cache/protembed", "/scratch/run", False): True,
     ("s3://bucket/work/checkpoints", "s3://bucket/work", True): True,
     ("s3://bucket/work/checkpoints", "s3://bucket/work", False): False,
     ("az://container/work/checkpoints", "az://container/work", True): True,
@@ -22,7 +22,7 @@ SEEN = {
     ("gs://bucket/work/checkpoints", "gs://bucket/work", False): True,
     ("~/.cache/protembed", "s3://bucket/work", True): False,
     ("/efs/checkpoints", "s3://bucket/work", False): False,
-    ("s3://bucket/checkpoints", "/work", True): False,
+    ("s3://bucket/checkpoints", "/scratch/run", True): False,
 }
 
 
