@@ -7,7 +7,7 @@
  * only inputs are sure to be in the hash that -resume goes by; what changes no number travels in the environment.
  */
 
-include { checkedParameters; codeDigest; exportToTasks; leaveTasksUnwatched; isLocalModel } from './modules/parameters/main.nf'
+include { checkedParameters; codeDigest; exportToTasks; isLocalModel; watchTasksOnlyIfAsked } from './modules/parameters/main.nf'
 include { isAnswered } from './modules/help/main.nf'
 include { closingWords; labelled; openingWords; parsed } from './modules/console/main.nf'
 include { failureWords; lackHere } from './modules/failure/main.nf'
@@ -35,7 +35,7 @@ workflow {
         error(lack)
     }
     code   = codeDigest("${projectDir}/bin")
-    leaveTasksUnwatched()
+    watchTasksOnlyIfAsked(workflow.commandLine)
     exportToTasks([
         PROTEMBED_DEVICE: chosen.device,
         PROTEMBED_MAX_TOKENS: chosen.max_tokens ?: 0,

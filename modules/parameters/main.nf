@@ -104,8 +104,9 @@ def exportToTasks(variables) {
 
 // Nextflow's trace makes the launcher of a task watch its memory, under `trap 'kill $mem_proc' ERR`: when the watcher is gone before the
 // task's own death is seen, that kill fails and the task ends with 1 instead of 137, which nobody retries (25.04.4; `make storm` found it).
-def leaveTasksUnwatched() {
-    nextflow.Global.session.statsEnabled = false
+// The files of pipeline_info are not worth that; who asks for a trace himself gets one with cpu and memory.
+def watchTasksOnlyIfAsked(command) {
+    nextflow.Global.session.statsEnabled = (command =~ /\s-with-(trace|report|timeline)\b/).find()
 }
 
 def isLocalModel(model) {
