@@ -108,7 +108,7 @@ workflow {
 
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
-    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'on_failure']) + [earlier: places], code)
+    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + [earlier: places], code)
 
     versions = versions.mix(MERGE_CHUNKS.out.versions)
 
@@ -116,7 +116,7 @@ workflow {
     if( chosen.report ) {
         measured = EMBED_CHUNK.out.metrics.toSortedList { left, right -> left.name <=> right.name }
         software = textsOf(versions).toSortedList().map { texts -> texts.join() }
-        MAKE_REPORT(measured, MERGE_CHUNKS.out.summary, MERGE_CHUNKS.out.ledger, MERGE_CHUNKS.out.embeddings, software, code)
+        MAKE_REPORT(measured, MERGE_CHUNKS.out.summary, MERGE_CHUNKS.out.ledger, MERGE_CHUNKS.out.embeddings, MERGE_CHUNKS.out.shards.ifEmpty([]), software, code)
         MULTIQC(MAKE_REPORT.out.sections)
         MULTIQC.out.report.view { _report -> "how it went: ${chosen.outdir}/report.html" }
         versions = versions.mix(MAKE_REPORT.out.versions, MULTIQC.out.versions)

@@ -33,6 +33,7 @@ from protembed.proteins import read_fasta  # noqa: E402
 
 LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
 ROWS_PER_BATCH = 4096
+SETTLING = 5  # seconds: a virtual machine gives freed memory back, and both are to find it as cold
 MINIMAL = """import hashlib, sys
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 with open(sys.argv[1]) as handle:
@@ -133,10 +134,11 @@ def measure(folder: Path, options: Options) -> dict:
     copying, merging = [], []
     for _ in range(options.rounds):
         copying.append(measured("bash", "-c", 'cp -r "$0" "$1" && sync "$1"/*', chunks, folder / "copy"))
-        shutil.rmtree(folder / "copy")
         merging.append(measured(*merge, "--outdir", folder / "out"))
         cell["published"] = sorted(path.name for path in (folder / "out").iterdir())
-        shutil.rmtree(folder / "out")
+        for made in ("copy", "out"):
+            shutil.rmtree(folder / made)
+        time.sleep(SETTLING)
     cell["cp"], cell["merge"] = of_rounds(copying), of_rounds(merging)
     cell["merge_rate_over_cp"] = cell["cp"]["seconds"] / cell["merge"]["seconds"]
     return cell

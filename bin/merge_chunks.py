@@ -8,13 +8,12 @@ Writes embeddings.h5, ledger.tsv, failed.tsv when a record has no vector, and su
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from itertools import groupby, zip_longest
-from operator import attrgetter
 from pathlib import Path
-from typing import IO, Dict, Iterable, Iterator, List, Sequence, Union
+from typing import IO, ContextManager, Dict, Iterable, Iterator, List, Union
 
 import numpy as np
 
@@ -24,19 +23,22 @@ from protembed.atomic import write_text, writing_table
 from protembed.checkpoint_folder import read_failures, remove_checkpoint
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
-from protembed.errors import ForeignFile, Incomplete
+from protembed.errors import BadOption, Incomplete
 from protembed.hdf5 import allow_open_files
-from protembed.identity import differences
-from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, OF_VECTORS, is_ragged, vector_names
-from protembed.ledger import FAILED_HEADER, HEADER, WITH_VECTOR, Outcome, Totals, count, in_blocks, missing_contacts, status_of
+from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, is_ragged, rows_of
+from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, Totals, count
+from protembed.merging import VectorFiles
 from protembed.reading import Embeddings, open_embeddings
-from protembed.records import EARLIER, NOTHING, RecordRow, read_records
-from protembed.store import EmbeddingsWriter, Form, RecordBlock, Sizes, creating_embeddings
-from protembed.windows import cut_in_words
+from protembed.records import EARLIER, read_columns
+from protembed.store import EmbeddingsWriter, ShardedWriter, Sizes, creating_embeddings, creating_shards, shard_names
+from protembed.vector_rows import Form
 
+MOST_SHARDS = 10_000
 RECORDS_PER_BLOCK = 4096
 OTHER_FILES = 32  # open at once, besides the chunks'
-RESIDUES_PER_BLOCK = 1 << 16  # with a vector per residue: 336 MB of width 1280; a longer record is a block by itself
+RESIDUES_PER_BLOCK = 1 << 15  # with a vector per residue: 168 MB of width 1280, of which two are in memory; a longer record is a block by itself
+NO_LIMIT = 1 << 60  # room for a sum in 64 bits
+Writer = Union[EmbeddingsWriter, ShardedWriter]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Options:
     anchor: str = field(default="", metadata=dict(help="anchor file in the checkpoint folder; none: checkpoints are left alone"))
     store_dtype: str = field(default="float32", metadata=dict(choices=["float32", "float16"], help="of the vectors in the file (default: float32)"))
     compression: str = field(default="none", metadata=dict(choices=["none", "gzip", "lzf"], help="of the vectors in the file (default: none)"))
+    shards: int = field(default=1, metadata=dict(help="files that share the vectors, with embeddings.h5 as their index (default: 1, no index)"))
     on_failure: str = field(default="error", metadata=dict(choices=["error", "skip"], help="records without vectors: exit 69, or go on (default: error)"))
     keep_checkpoints: bool = field(default=False, metadata=dict(help="do not remove the checkpoints of merged chunks"))
     code_digest: str = field(default="", metadata=dict(help="digest of the pipeline's code, stored as an attribute"))
@@ -55,93 +58,68 @@ class Options:
     verify: str = field(default="", metadata=dict(help="verify.json of verify_embeddings.py, for the file's attributes"))
     run_command: str = field(default="", metadata=dict(help="the user's command, stored as an attribute"))
 
-
-class MergedChunks:
-    """The verified chunk files of one run, by name."""
-
-    def __init__(self, files: Iterable[ChunkFile], earlier: Sequence[Embeddings], anchor: str):
-        self.by_name: Dict[str, Union[ChunkFile, Embeddings]] = {file.chunk: file for file in files}
-        self.by_name |= {f"{EARLIER}{number}": file for number, file in enumerate(earlier, 1)}
-        self.failures = read_failures(folder_of(Path(anchor))) if anchor else {}
-        if not self.by_name and not self.failures:
-            raise Incomplete("no chunk was embedded; see the messages of the EMBED_CHUNK tasks above")
-        if not self.by_name:
-            return  # count() will say what failed
-        self.identity = next(iter(self.by_name.values())).identity
-        for name, file in self.by_name.items():
-            if file.identity != self.identity:
-                raise ForeignFile(f"{name} was made by another recipe: {'; '.join(differences(self.identity, file.identity))}")
-        self.names = vector_names(self.identity.repr_layers, self.identity.include)
-        # A number out of a memoryview comes several times faster than out of an array.
-        self._views = {name: [memoryview(column.reshape(-1)) for column in (file.digests, file.flags, file.offsets)] for name, file in self.by_name.items()}
-
-    def outcome(self, record: RecordRow) -> Outcome:
-        """Look one record up in its chunk."""
-        if record.chunk == NOTHING:
-            return Outcome(record, "skipped", record.flags, record.note)
-        file = self.by_name.get(record.chunk)
-        if file is None and record.chunk in self.failures:
-            reason = self.failures[record.chunk].get(record.row)
-            return Outcome(record, "failed" if reason else "kept", record.flags, reason or "")
-        if file is None:
-            return Outcome(record, "lost", record.flags, f"{record.chunk} is missing")
-        row, (digests, flags_of, offsets) = record.row, self._views[record.chunk]
-        if digests[32 * row : 32 * row + 32].hex() != record.sha256:
-            return Outcome(record, "lost", record.flags, f"row {row} of {record.chunk} holds another sequence")
-        if row in file.failed:
-            return Outcome(record, "failed", record.flags, file.failed[row])
-        flags, residues = record.flags | flags_of[row] & OF_VECTORS, offsets[row + 1] - offsets[row]
-        cut = cut_in_words(flags, residues, self.identity.max_residues)
-        if self.names[-1] == CONTACTS:
-            cut = "; ".join(filter(None, [cut, missing_contacts(residues)]))
-        return Outcome(record, status_of(flags), flags, f"{record.note}; {cut}" if record.note and cut else record.note or cut, residues)
-
-    def block(self, outcomes: List[Outcome]) -> RecordBlock:
-        """Gather the vectors of some consecutive records that have them."""
-        records = [outcome.record for outcome in outcomes]
-        runs = [(name, np.array([record.row for record in run])) for name, run in groupby(records, key=attrgetter("chunk"))]
-        return RecordBlock(
-            ids=[record.id for record in records],
-            samples=[record.sample for record in records],
-            lengths=np.array([record.residues for record in records], np.int32),
-            flags=np.array([outcome.flags for outcome in outcomes], np.uint8),
-            digests=np.concatenate([self.by_name[name].digests[rows] for name, rows in runs]),
-            residues=np.array([outcome.residues for outcome in outcomes], np.int64),
-            vectors={name: np.concatenate([self.by_name[chunk].vectors(name, rows) for chunk, rows in runs]) for name in self.names},
-        )
+    def __post_init__(self):
+        if not 1 <= self.shards <= MOST_SHARDS:
+            raise BadOption(f"--shards must be from 1 to {MOST_SHARDS}, found {self.shards}")
 
 
-def write_all(writer: EmbeddingsWriter, outcomes: Iterable[Outcome], chunks: MergedChunks, ledger: IO[str], failed: IO[str]) -> None:
+def parts(residues: np.ndarray, most: int, first_row: int, shard_rows: int) -> Iterator[slice]:
+    """Consecutive records of (n,) embedded residues each: at most `most` of them at a time (a record with more is alone), and of one shard."""
+    start, ends = 0, np.cumsum(residues)
+    while start < len(residues):
+        fitting = int(np.searchsorted(ends, most + (ends[start - 1] if start else 0), "right"))
+        stop = min(max(start + 1, fitting), start + RECORDS_PER_BLOCK, start + shard_rows - (first_row + start) % shard_rows)
+        yield slice(start, stop)
+        start = stop
+
+
+def write_all(writer: Writer, outcomes: Iterable[Outcomes], files: VectorFiles, shard_rows: int, ledger: IO[str], failed: IO[str]) -> None:
     """Stream vectors and lines, a block of records at a time."""
     ledger.write(HEADER)
     failed.write(FAILED_HEADER)
-    row, residues = 0, RESIDUES_PER_BLOCK if any(map(is_ragged, chunks.names)) else sys.maxsize
-    for some in in_blocks(outcomes, RECORDS_PER_BLOCK, residues):
-        for outcome in some:
-            ledger.write(outcome.as_line(row))
-            row += outcome.has_vector
-            if not outcome.has_vector:
-                failed.write(outcome.as_failed_line())
-        embedded = [outcome for outcome in some if outcome.has_vector]
-        if embedded:
-            writer.append(chunks.block(embedded))
+    row, residues = 0, RESIDUES_PER_BLOCK if any(map(is_ragged, files.names)) else NO_LIMIT
+    for some in outcomes:
+        ledger.write(some.lines(row))
+        failed.write(some.failed_lines())
+        embedded = np.flatnonzero(some.has_vector)
+        for part in parts(some.residues[embedded], residues, row, shard_rows):
+            writer.append(files.block(some, embedded[part]))
+        row += len(embedded)
+    files.check_the_rest()
 
 
-def check_coverage(writer: EmbeddingsWriter, outcomes: Iterable[Outcome]) -> None:
-    """Compare ids and digests of the file, read back, with the records, one by one and in order."""
-    expected = ((outcome.record.id, bytes.fromhex(outcome.record.sha256)) for outcome in outcomes if outcome.has_vector)
-    for row, (wanted, found) in enumerate(zip_longest(expected, writer.written())):
-        if wanted != found:
-            raise Incomplete(f"row {row} of embeddings.h5 is {found and found[0]}, but {wanted and wanted[0]} belongs there")
+def check_coverage(writer: Writer, outcomes: Iterable[Outcomes]) -> None:
+    """Compare ids and digests of the file, read back, with the records, in order."""
+    row = 0
+    for some in outcomes:
+        embedded = np.flatnonzero(some.has_vector)
+        ids, digests = writer.written(row, row + len(embedded))
+        wanted = [some.records.ids[at] for at in embedded.tolist()]
+        if ids != wanted or not np.array_equal(digests, some.records.digests()[embedded]):
+            raise Incomplete(f"rows from {row} to {row + len(embedded) - 1} of embeddings.h5 are not the records of the input; please report it")
+        row += len(embedded)
 
 
-def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Dict[str, object]:
+def sizes_of_shards(outcomes: Iterable[Outcomes], whole: Sizes, shard_rows: int) -> List[Sizes]:
+    """What each of the files will hold that get `shard_rows` records, the last one the rest."""
+    residues, pairs = (np.zeros(-(-whole.records // shard_rows), np.int64) for _ in range(2))
+    row = 0
+    for some in outcomes:
+        embedded = some.residues[some.has_vector]
+        numbers = np.arange(row, row + len(embedded)) // shard_rows
+        np.add.at(residues, numbers, embedded)
+        np.add.at(pairs, numbers, rows_of(CONTACTS, embedded))
+        row += len(embedded)
+    counts = [min(shard_rows, row - start) for start in range(0, row, shard_rows)]
+    return [whole._replace(records=count, residues=int(some), pairs=int(of)) for count, some, of in zip(counts, residues, pairs)]
+
+
+def run_attributes(files: VectorFiles, totals: Totals, options: Options) -> Dict[str, object]:
     """What embeddings.h5 says of its origin."""
     weights = json.loads(Path(options.weights).read_text(encoding="utf-8"))
-    identity, counts = chunks.identity, totals.counts
-    provenances = [file.provenance for file in chunks.by_name.values()]
+    identity, counts = files.identity, totals.counts
+    provenances = [file.provenance for file in files.by_name.values()]
     together = {key: ", ".join(sorted({provenance[key] for provenance in provenances})) for key in ("torch", "device")}
-    n_embedded = sum(counts[status] for status in WITH_VECTOR)
     return dict(
         model=weights["model"],
         random_weights=int(weights["random"]),
@@ -155,41 +133,60 @@ def run_attributes(chunks: MergedChunks, totals: Totals, options: Options) -> Di
         device=together["device"],
         command=options.run_command,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        reused_from=json.dumps([file.origin() for file in chunks.by_name.values() if isinstance(file, Embeddings)]),
+        reused_from=json.dumps([file.origin() for file in files.by_name.values() if isinstance(file, Embeddings)]),
         n_records=counts["records"],
-        n_embedded=n_embedded,
-        n_skipped=counts["records"] - n_embedded,
+        n_embedded=totals.embedded,
+        n_skipped=counts["records"] - totals.embedded,
     )
+
+
+def open_all(options: Options, stack: ExitStack) -> Dict[str, Union[ChunkFile, Embeddings]]:
+    """Every file with vectors by the name that records.tsv has for it, until `stack` ends."""
+    files: Dict[str, Union[ChunkFile, Embeddings]] = {}
+    for path in sorted(options.chunks):
+        chunk = stack.enter_context(open_chunk_file(Path(path), vectors_later=True))
+        files[chunk.chunk] = chunk
+    for number, path in enumerate(filter(None, options.earlier.split(",")), 1):
+        files[f"{EARLIER}{number}"] = stack.enter_context(open_embeddings(path, verify=True))
+    return files
+
+
+def creating(path: Path, sizes: Sizes, form: Form, shards: List[Sizes], attributes: Dict[str, object]) -> ContextManager[Writer]:
+    """A writer of `path`, in shards where there are several."""
+    if len(shards) < 2:
+        return creating_embeddings(path, sizes, form)
+    return creating_shards(path, sizes, form, dict(zip(shard_names(path, len(shards)), shards)), attributes)
 
 
 def main(options: Options) -> None:
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    allow_open_files(len(options.chunks) + OTHER_FILES)
+    allow_open_files(2 * len(options.chunks) + OTHER_FILES)
+    failures = read_failures(folder_of(Path(options.anchor))) if options.anchor else {}
     with ExitStack() as stack:
-        files = [stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks)]
-        earlier = [stack.enter_context(open_embeddings(path, verify=True)) for path in filter(None, options.earlier.split(","))]
-        chunks = MergedChunks(files, earlier, options.anchor)
+        beside = stack.enter_context(ThreadPoolExecutor(1))
+        files = VectorFiles(open_all(options, stack), failures, beside)
 
-        def outcomes() -> Iterator[Outcome]:
-            return map(chunks.outcome, read_records(Path(options.records)))
+        def outcomes() -> Iterator[Outcomes]:
+            return map(files.outcomes, read_columns(Path(options.records)))
 
         totals = count(outcomes(), options.on_failure)
-        attributes = run_attributes(chunks, totals, options)
         verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
-        form = Form(options.store_dtype, options.compression)
-        widths = {name: next(iter(chunks.by_name.values())).width(name) for name in chunks.names}
+        attributes = dict(run_attributes(files, totals, options), verify=json.dumps(verdict))
+        widths = {name: next(iter(files.by_name.values())).width(name) for name in files.names}
         tables = [outdir / "ledger.tsv", outdir / "failed.tsv" if attributes["n_skipped"] else Path(os.devnull)]
         ledger, failed = (stack.enter_context(writing_table(path)) for path in tables)
-        sizes = Sizes(attributes["n_embedded"], totals.embedded_residues, totals.pairs, widths, totals.has_samples)
-        with creating_embeddings(outdir / "embeddings.h5", sizes, form) as writer:
-            write_all(writer, outcomes(), chunks, ledger, failed)
+        sizes = Sizes(totals.embedded, totals.embedded_residues, totals.pairs, widths, totals.has_samples)
+        shard_rows = max(1, -(-sizes.records // options.shards))
+        shards = sizes_of_shards(outcomes(), sizes, shard_rows) if options.shards > 1 else []
+        with creating(outdir / "embeddings.h5", sizes, Form(options.store_dtype, options.compression), shards, attributes) as writer:
+            write_all(writer, outcomes(), files, shard_rows, ledger, failed)
             check_coverage(writer, outcomes())
-            writer.finish(dict(attributes, verify=json.dumps(verdict)))
+            writer.finish(attributes)
     write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict), indent=2) + "\n")
     if options.anchor and not options.keep_checkpoints:
-        for name in chunks.by_name:
-            remove_checkpoint(folder_of(Path(options.anchor)), chunks.identity.digest, name)
+        for name in files.by_name:
+            remove_checkpoint(folder_of(Path(options.anchor)), files.identity.digest, name)
     log.info("embeddings.h5: %(n_embedded)d of %(n_records)d records, model %(model)s", attributes)
 
 

@@ -94,6 +94,8 @@ class SplitJob:
 class MergeJob:
     """merge_chunks.py over three embedded chunks. Folder: out/, and checkpoints/ which a successful merge empties."""
 
+    shards = 1
+
     def __init__(self, base: Path):
         self.base, self.embedded = base, EmbedJob(base)
         fasta = write_shortest(base / "input.fasta", 40, one_twice=True)
@@ -110,7 +112,7 @@ class MergeJob:
 
     def run(self, folder: Path) -> None:
         paths = dict(records=self.base / "records.tsv", weights=self.embedded.weights / "weights.json", anchor=folder / CHECKPOINTS / NAME)
-        run_script(merge_chunks, *(self.base / "embedded" / "out").glob("*.h5"), outdir=folder / "out", **paths)
+        run_script(merge_chunks, *(self.base / "embedded" / "out").glob("*.h5"), outdir=folder / "out", shards=self.shards, **paths)
 
     def result(self, folder: Path) -> Dict[str, bytes]:
         """Whatever is there under a final name: vectors bit for bit, the ledger, the summary; without the time of day."""
@@ -119,12 +121,18 @@ class MergeJob:
             if path.suffix == ".h5":
                 check_embeddings(path)
                 with h5py.File(path) as file:
-                    found.update(bits_of(file))
+                    found |= {f"{path.name} {name}": content for name, content in bits_of(file).items()}
             elif path.suffix == ".json":
                 found[path.name] = repr({key: value for key, value in json.loads(path.read_text()).items() if key != "created"}).encode()
             else:
                 found[path.name] = path.read_bytes()
         return found
+
+
+class ShardedMergeJob(MergeJob):
+    """The same into two shards and their index."""
+
+    shards = 2
 
 
 def run_script(script, *files, **options) -> None:

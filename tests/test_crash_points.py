@@ -14,7 +14,7 @@ import shutil
 import pytest
 
 from tests.crash import AFTER, BEFORE, FULL, KILLED, finish, in_processes, needs_ptrace, run_traced
-from tests.crash_jobs import EmbedJob, MergeJob, SplitJob, committed_files, durable_batches, litter
+from tests.crash_jobs import EmbedJob, MergeJob, ShardedMergeJob, SplitJob, committed_files, durable_batches, litter
 
 pytestmark = needs_ptrace
 
@@ -87,8 +87,9 @@ def test_embed_chunk_survives_a_kill_at_every_file_operation_and_computes_nothin
     say(f"embed_chunk{', no hard links' if refused else ''}: {points} crash points, {packs} packs")
 
 
-def test_merge_chunks_survives_a_kill_at_every_file_operation(tmp_path, say):
-    job = MergeJob(tmp_path)
+@pytest.mark.parametrize("make_job", [MergeJob, ShardedMergeJob], ids=["one file", "two shards"])
+def test_merge_chunks_survives_a_kill_at_every_file_operation(make_job, tmp_path, say):
+    job = make_job(tmp_path)
     operations, golden = undisturbed(job, tmp_path / "golden")
 
     def at_death(folder):
@@ -99,8 +100,9 @@ def test_merge_chunks_survives_a_kill_at_every_file_operation(tmp_path, say):
         assert not list((folder / "checkpoints").glob("[!.]*")), "checkpoints of merged chunks are left"
 
     points = crash_everywhere(job, tmp_path, operations, at_death, after_recovery)
-    assert len(job.chunks) >= 3 and points >= 3 * (PER_FILE + 1) + PROBE_OF_THE_ANCHOR + 3 * len(job.chunks)
-    say(f"merge_chunks: {points} crash points, {len(job.chunks)} chunks")
+    files = 3 if job.shards == 1 else 3 + job.shards
+    assert len(job.chunks) >= 3 and points >= files * (PER_FILE + 1) + PROBE_OF_THE_ANCHOR + 3 * len(job.chunks)
+    say(f"merge_chunks: {points} crash points, {len(job.chunks)} chunks, {job.shards} files of vectors")
 
 
 def test_split_fasta_survives_a_kill_at_every_file_operation(tmp_path, say):

@@ -4,11 +4,12 @@ import h5py
 import numpy as np
 import pytest
 
+from merge_chunks import parts
 from protembed import store
-from protembed.ledger import Outcome, in_blocks
 from protembed.reading import Embeddings
 from protembed.shapes import Shape
 from protembed.store import check_embeddings
+from protembed.vector_rows import Form
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import run_inside, write_fasta
 from tests.test_merge_chunks import merge, run  # noqa: F401
@@ -44,9 +45,7 @@ def test_a_compressed_file_is_read_as_any_other(run, weights, tmp_path):  # noqa
 
 
 def test_an_empty_result_can_be_compressed(tmp_path):
-    with store.creating_embeddings(
-        tmp_path / "embeddings.h5", store.Sizes(0, 0, 0, {"representations/1/mean": 8}, False), store.Form("float32", "gzip")
-    ) as writer:
+    with store.creating_embeddings(tmp_path / "embeddings.h5", store.Sizes(0, 0, 0, {"representations/1/mean": 8}, False), Form("float32", "gzip")) as writer:
         writer.finish({"note": "nothing"})
     with h5py.File(tmp_path / "embeddings.h5") as file:
         assert file["embeddings"].shape == (0, 8)
@@ -68,10 +67,15 @@ def test_a_number_beyond_float16_is_refused_by_record_and_not_stored_as_infinity
     merge(tmp_path, tmp_path / "weights", tmp_path / "out")
 
 
-def test_blocks_hold_the_records_in_order_and_no_more_residues_than_asked_for():
-    lengths = [5, 5, 30, 1, 1, 1, 1, 9, 2, 0, 0]
-    outcomes = [Outcome(None, "embedded", None, str(number), residues) for number, residues in enumerate(lengths)]
-    blocks = list(in_blocks(outcomes, 3, 10))
-    assert [outcome for block in blocks for outcome in block] == outcomes
-    assert [[outcome.residues for outcome in block] for block in blocks] == [[5, 5], [30], [1, 1, 1], [1, 9], [2, 0, 0]]
-    assert list(in_blocks([], 3, 10)) == []
+def test_blocks_hold_the_records_in_order_no_more_residues_than_asked_for_and_one_shard_each():
+    lengths = np.array([5, 5, 30, 1, 1, 1, 1, 9, 2, 0, 0])
+
+    def cut(shard_rows, first_row=0):
+        some = [lengths[part].tolist() for part in parts(lengths, 10, first_row, shard_rows)]
+        assert sum(some, []) == lengths.tolist()
+        return some
+
+    assert cut(100) == [[5, 5], [30], [1, 1, 1, 1], [9], [2, 0, 0]]
+    assert cut(4) == [[5, 5], [30], [1], [1, 1, 1], [9], [2, 0, 0]]
+    assert cut(4, first_row=3) == [[5], [5], [30], [1, 1], [1, 1], [9], [2], [0, 0]]
+    assert list(parts(lengths[:0], 10, 0, 4)) == []

@@ -1,18 +1,37 @@
+import numpy as np
 import pytest
 
 from protembed.errors import Incomplete
-from protembed.layout import Flag
-from protembed.ledger import Outcome, count
-from protembed.records import RecordRow
+from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, count
+from protembed.records import RecordColumns
+
+
+def outcomes_of(*statuses):
+    """Records a, b, c, ... of three residues that came out so."""
+    many, found = len(statuses), np.array([status == "embedded" for status in statuses])
+    records = RecordColumns(list("abcdefgh"[:many]), [3] * many, ["-"] * many, ["chunk"] * many, list(range(many)), [0] * many, [""] * many, ["s"] * many)
+    reasons = ["" if status == "embedded" else f"why {status}" for status in statuses]
+    return Outcomes(records, list(statuses), np.zeros(many, np.uint8), reasons, 3 * found.astype(np.int64), found)
 
 
 @pytest.mark.parametrize("status, on_failure, complete", [("failed", "skip", True), ("skipped", "error", True), ("failed", "error", False)])
 @pytest.mark.parametrize("neighbour", ["embedded", "kept", "lost"])
 def test_only_what_a_policy_leaves_out_may_be_without_a_vector(status, on_failure, complete, neighbour):
-    record = RecordRow("a", 3, "-", "chunk", 0, Flag(0), "")
-    outcomes = [Outcome(record, "embedded", Flag(0), ""), Outcome(record, status, Flag(0), "why"), Outcome(record, neighbour, Flag(0), "gone")]
+    outcomes = [outcomes_of("embedded", status), outcomes_of(neighbour)]
     if complete and (neighbour == "embedded" or (neighbour, on_failure) == ("kept", "error")):
         assert count(outcomes, on_failure).counts["records"] == 3
     else:
         with pytest.raises(Incomplete, match="of 3 records have no vector"):
             count(outcomes, on_failure)
+
+
+def test_a_line_of_the_ledger_has_the_columns_of_its_header_and_rows_count_those_with_a_vector():
+    some = outcomes_of("embedded", "failed", "embedded")
+    lines = [dict(zip(HEADER.split(), line.split("\t"))) for line in some.lines(7).splitlines()]
+    assert [(line["id"], line["status"], line["row"], line["reason"]) for line in lines] == [
+        ("a", "embedded", "7", ""),
+        ("b", "skipped", "-", "why failed"),
+        ("c", "embedded", "8", ""),
+    ]
+    (failed,) = some.failed_lines().splitlines()
+    assert dict(zip(FAILED_HEADER.split(), failed.split("\t"))) == {"id": "b", "sample": "s", "status": "failed", "residues": "3", "reason": "why failed"}

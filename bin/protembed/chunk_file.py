@@ -9,6 +9,7 @@ Rows that failed have no meaning in the vector datasets.
 
 import json
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
@@ -21,7 +22,7 @@ from protembed.errors import CorruptStore
 from protembed.hdf5 import Place, create_contiguous, writing
 from protembed.identity import Identity, chunk_name
 from protembed.layout import CHUNK_FORMAT, CONTACTS, is_ragged, rows_of, vector_names
-from protembed.seals import check_seal, damage_named, opened, seal
+from protembed.seals import check_dataset, check_seal, damage_named, opened, seal
 
 
 class RowVectors(NamedTuple):
@@ -94,20 +95,32 @@ def _attributes(content: ChunkContent) -> Dict[str, str]:
 
 
 class ChunkFile:
-    """A verified chunk file, open for reading."""
+    """A chunk file, open for reading."""
 
-    def __init__(self, file: h5py.File):
-        self._file = file
+    def __init__(self, file: h5py.File, path: Path, descriptor: int):
+        self._file, self._path, self._descriptor = file, path, descriptor
         self.chunk = str(file.attrs["chunk"])
         self.identity = Identity.from_json(file.attrs["identity"])
+        self.names = vector_names(self.identity.repr_layers, self.identity.include)
         self.provenance: Dict[str, str] = json.loads(file.attrs["provenance"])
         self.failed = {int(row): reason for row, reason in json.loads(file.attrs["failed"]).items()}
         self.digests = file["sha256"][:]
         self.flags = file["flags"][:]
         self.offsets = file["offsets"][:]
+        self._places = {name: Place.of(file[name]) for name in self.names}
 
     def __len__(self) -> int:
         return len(self.digests)
+
+    @cached_property
+    def _starts(self) -> Dict[str, np.ndarray]:
+        return {name: starts_of(name, self.offsets) for name in self.names if is_ragged(name)}
+
+    def check_vectors(self) -> None:
+        """Read them all; CorruptStore when a dataset is not what its checksum says."""
+        with damage_named(self._path):
+            for name in self.names:
+                check_dataset(self._file, name, self._path.name)
 
     def width(self, name: str) -> int:
         """D of a vector dataset."""
@@ -115,32 +128,30 @@ class ChunkFile:
 
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(len(rows), D) for mean and bos, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""
-        dataset, one_behind_the_other = self._file[name], (np.diff(rows) == 1).all()
-        if is_ragged(name):
-            starts = starts_of(name, self.offsets)
-            if one_behind_the_other:
-                return dataset[starts[rows[0]] : starts[rows[-1] + 1]]
-            return np.concatenate([dataset[starts[row] : starts[row + 1]] for row in rows])
-        if one_behind_the_other:  # nearly always, for a merge: then nothing is copied twice
-            return dataset[rows[0] : rows[-1] + 1]
-        wanted, places = np.unique(rows, return_inverse=True)
-        first, last = wanted[0], wanted[-1]
-        if last - first < 4 * len(wanted):  # near neighbours: one read of all between them
-            return dataset[first : last + 1][rows - first]
-        return dataset[wanted][places]
+        starts = self._starts.get(name)
+        first, end = (rows, rows + 1) if starts is None else (starts[rows], starts[rows + 1])
+        out = np.empty((int((end - first).sum()), self.width(name)), self._places[name].dtype)
+        borders = [0, *(np.flatnonzero(first[1:] != end[:-1]) + 1).tolist(), len(rows)]
+        filled = 0
+        with damage_named(self._path):
+            for run, stop in zip(borders, borders[1:]):  # of rows that stand one behind the other
+                count = int(end[stop - 1] - first[run])
+                self._places[name].read(self._descriptor, int(first[run]), out[filled : filled + count])
+                filled += count
+        return out
 
 
 @contextmanager
-def open_chunk_file(path: Path) -> Iterator[ChunkFile]:
+def open_chunk_file(path: Path, vectors_later: bool = False) -> Iterator[ChunkFile]:
     """Open and verify a chunk file: finished, every dataset as its checksum says, and named by what it holds.
 
-    CorruptStore says which dataset is damaged.
+    vectors_later: the caller will have check_vectors() read them before it uses one. CorruptStore says which dataset is damaged.
     """
-    with opened(path, CHUNK_FORMAT) as file:
+    with opened(path, CHUNK_FORMAT) as file, open(path, "rb", buffering=0) as handle:
         with damage_named(path):
-            check_seal(file, path.name)
-            chunk = ChunkFile(file)
-            check_rows(file, len(chunk), vector_names(chunk.identity.repr_layers, chunk.identity.include), path.name)
+            chunk = ChunkFile(file, path, handle.fileno())
+            check_seal(file, path.name, chunk.names if vectors_later else ())
+            check_rows(file, len(chunk), chunk.names, path.name)
         if chunk_name([digest.tobytes() for digest in chunk.digests]) != chunk.chunk:
             raise CorruptStore(f"{path.name} does not hold the sequences that its name {chunk.chunk} stands for")
         yield chunk

@@ -101,8 +101,8 @@ def create_compressed(file: h5py.File, name: str, shape: tuple, dtype, compressi
     return file.create_dataset(name, shape, dtype, chunks=chunks, compression=compression, compression_opts=level, shuffle=True, fillvalue=None)
 
 
-class CompressedRows:
-    """The rows of a compressed dataset, indexed as an array's are, of which only what is asked for is read. For as long as its file is open."""
+class StoredRows:
+    """The rows of a compressed or virtual dataset, indexed as an array's are, of which only what is asked for is read. For as long as its file is open."""
 
     def __init__(self, dataset: h5py.Dataset):
         self._dataset, self.shape, self.dtype = dataset, dataset.shape, dataset.dtype
@@ -117,10 +117,10 @@ class CompressedRows:
         return self._dataset[rows][places]
 
 
-def mapped(dataset: h5py.Dataset, path: Path) -> Union[np.ndarray, CompressedRows]:
+def mapped(dataset: h5py.Dataset, path: Path) -> Union[np.ndarray, StoredRows]:
     """The rows of a dataset of the file at `path`, of which only what is asked for is read. CorruptStore when the file ends within it."""
-    if dataset.size and dataset.chunks:
-        return CompressedRows(dataset)
+    if dataset.size and (dataset.chunks or dataset.is_virtual):
+        return StoredRows(dataset)
     if dataset.size == 0 or dataset.id.get_offset() is None:  # by another program
         return dataset[:]
     if dataset.id.get_offset() + dataset.nbytes > path.stat().st_size:
@@ -129,10 +129,10 @@ def mapped(dataset: h5py.Dataset, path: Path) -> Union[np.ndarray, CompressedRow
 
 
 class Place(NamedTuple):
-    """Where the rows of a contiguous dataset stand in its file: they are written in any order without a call into HDF5 for each.
+    """Where the rows of a contiguous dataset stand in its file: they are read and written in any order without a call into HDF5 for each.
 
-    The file must be closed or flushed before, and must not be written through h5py meanwhile. Not a memory mapping: when the
-    disk is full, a write to one is no error but the death of the process by SIGBUS.
+    This dataset must not be written through h5py meanwhile. Not a memory mapping: when the disk is full, a write to one is no
+    error but the death of the process by SIGBUS; and what was read of one counts as the process's memory.
     """
 
     offset: int  # bytes
@@ -141,13 +141,28 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, dataset: h5py.Dataset) -> "Place":
-        return cls(dataset.id.get_offset() or 0, dataset.shape[1:], dataset.dtype)  # no offset: it is empty
+        """Of a contiguous dataset; CorruptStore when it is another program's and lies elsewise."""
+        offset = dataset.id.get_offset()
+        if offset is None and dataset.size:
+            raise CorruptStore(f"{dataset.name} does not lie in one piece, as our datasets do")
+        return cls(offset or 0, dataset.shape[1:], dataset.dtype)
 
     def write(self, descriptor: int, row: int, values: np.ndarray) -> None:
         """`values` (rows, *row_shape) from `row` on. OSError when they cannot be written."""
         assert values.shape[1:] == self.row_shape, "rows of another width"
-        rest, offset = memoryview(values.astype(self.dtype, copy=False).tobytes()), self.offset
-        offset += row * math.prod(self.row_shape) * self.dtype.itemsize
+        rest, offset = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8).data, self._offset_of(row)
         while rest:
             written = os.pwrite(descriptor, rest, offset)
             rest, offset = rest[written:], offset + written
+
+    def read(self, descriptor: int, row: int, out: np.ndarray) -> None:
+        """Fill `out` (rows, *row_shape), contiguous and of this type, from `row` on. CorruptStore when the file ends before."""
+        rest, offset = out.reshape(-1).view(np.uint8).data, self._offset_of(row)
+        while rest:
+            count = os.preadv(descriptor, [rest], offset)
+            if not count:
+                raise CorruptStore("the file is torn: it ends within a dataset")
+            rest, offset = rest[count:], offset + count
+
+    def _offset_of(self, row: int) -> int:
+        return self.offset + row * math.prod(self.row_shape) * self.dtype.itemsize

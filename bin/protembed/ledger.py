@@ -1,12 +1,15 @@
-"""ledger.tsv: what became of every record of the input, in its order; failed.tsv: those without a vector, when there are any. Standard library only."""
+"""ledger.tsv: what became of every record of the input, in its order; failed.tsv: those without a vector, when there are any."""
 
 from collections import Counter
+from itertools import compress
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple
 
+import numpy as np
+
 from protembed.errors import BadInput, Incomplete
 from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, Flag, rows_of
-from protembed.records import RecordRow
+from protembed.records import RecordColumns
 
 HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\tsample\n"
 FAILED_HEADER = "id\tsample\tstatus\tresidues\treason\n"
@@ -26,43 +29,35 @@ def missing_contacts(residues: int) -> str:
     return "" if rows_of(CONTACTS, residues) else f"no contacts: more than {CONTACTS_MAX_RESIDUES} residues"
 
 
-class Outcome(NamedTuple):
-    """What became of one record."""
+class Outcomes(NamedTuple):
+    """What became of some consecutive records, (n,) each."""
 
-    record: RecordRow
+    records: RecordColumns
     # see status_of; or skipped, as a policy asked; failed, in the model; kept, in a checkpoint beside a failed one; lost: should never be
-    status: str
-    flags: int  # a sum of layout.Flag
-    reason: str
-    residues: int = 0  # that are embedded
+    statuses: List[str]
+    flags: np.ndarray  # uint8, sums of layout.Flag
+    reasons: List[str]
+    residues: np.ndarray  # int64, that are embedded; 0 without a vector
+    has_vector: np.ndarray  # bool
 
-    @property
-    def has_vector(self) -> bool:
-        return self.status in WITH_VECTOR
+    def lines(self, first_row: int) -> str:
+        """As they stand in the ledger; `first_row`: of embeddings.h5, for the first that has a vector."""
+        places: List[object] = (first_row - 1 + np.cumsum(self.has_vector)).tolist()
+        statuses = self.statuses
+        if not self.has_vector.all():
+            statuses = list(statuses)
+            for at in np.flatnonzero(~self.has_vector).tolist():
+                places[at], statuses[at] = "-", "skipped"
+        table = zip(self.records.ids, statuses, places, self.records.residues, self.flags.tolist(), self.records.sha256, self.reasons, self.records.samples)
+        return "".join(
+            [f"{name}\t{status}\t{row}\t{length}\t{flags}\t{digest}\t{why}\t{sample}\n" for name, status, row, length, flags, digest, why, sample in table]
+        )
 
-    def as_line(self, next_row: int) -> str:
-        """As it stands in the ledger; `next_row` is its row of embeddings.h5 if it has one."""
-        record, place = self.record, next_row if self.has_vector else "-"
-        status = self.status if self.has_vector else "skipped"
-        return f"{record.id}\t{status}\t{place}\t{record.residues}\t{self.flags}\t{record.sha256}\t{self.reason}\t{record.sample}\n"
-
-    def as_failed_line(self) -> str:
-        """As it stands in failed.tsv, which lists records without vectors only."""
-        return f"{self.record.id}\t{self.record.sample}\t{self.status}\t{self.record.residues}\t{self.reason}\n"
-
-
-def in_blocks(outcomes: Iterable[Outcome], records: int, residues: int) -> Iterator[List[Outcome]]:
-    """Consecutive outcomes, at most so many records and embedded residues at a time; a record with more is alone."""
-    block: List[Outcome] = []
-    held = 0
-    for outcome in outcomes:
-        if block and (len(block) == records or held + outcome.residues > residues):
-            yield block
-            block, held = [], 0
-        block.append(outcome)
-        held += outcome.residues
-    if block:
-        yield block
+    def failed_lines(self) -> str:
+        """As those without a vector stand in failed.tsv."""
+        table = zip(self.records.ids, self.records.samples, self.statuses, self.records.residues, self.reasons)
+        chosen = compress(table, (~self.has_vector).tolist())
+        return "".join([f"{name}\t{sample}\t{status}\t{length}\t{why}\n" for name, sample, status, length, why in chosen])
 
 
 class Totals(NamedTuple):
@@ -74,8 +69,13 @@ class Totals(NamedTuple):
     pairs: int  # of residues, of which contacts would be kept
     has_samples: bool  # a samplesheet named them
 
+    @property
+    def embedded(self) -> int:
+        """Records that have a vector."""
+        return sum(self.counts[status] for status in WITH_VECTOR)
 
-def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
+
+def count(outcomes: Iterable[Outcomes], on_failure: str) -> Totals:
     """Count statuses and flags; Incomplete when a record has no vector that should have one.
 
     on_failure: 'skip' lets failed sequences go without a vector, never a lost one.
@@ -84,13 +84,14 @@ def count(outcomes: Iterable[Outcome], on_failure: str) -> Totals:
     kinds: Counter = Counter()
     shown: List[str] = []
     residues, pairs, has_samples = 0, 0, False
-    for outcome in outcomes:
-        kinds[outcome.status, outcome.flags] += 1
-        residues += outcome.residues
-        pairs += rows_of(CONTACTS, outcome.residues)
-        has_samples = has_samples or outcome.record.sample != ""
-        if outcome.status in unwanted and len(shown) < MOST_SHOWN:
-            shown.append(f"{outcome.record.id}: {outcome.reason}")
+    for some in outcomes:
+        kinds.update(zip(some.statuses, some.flags.tolist()))
+        residues += int(some.residues.sum())
+        pairs += int(rows_of(CONTACTS, some.residues).sum())
+        has_samples = has_samples or any(some.records.samples)
+        if not unwanted.isdisjoint(some.statuses):
+            offending = (f"{name}: {why}" for name, status, why in zip(some.records.ids, some.statuses, some.reasons) if status in unwanted)
+            shown += list(offending)[: MOST_SHOWN - len(shown)]
     counts, flags = Counter(records=sum(kinds.values())), Counter({flag.name.lower(): 0 for flag in Flag})
     for (status, value), number in kinds.items():
         counts[status] += number

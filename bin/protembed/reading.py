@@ -1,7 +1,6 @@
 """Opening an embeddings.h5: vectors by id, by row or by slice, as numpy arrays or as a torch dataset.
 
-    import math
-from protembed import open_embeddings
+    from protembed import open_embeddings
     with open_embeddings("results/embeddings.h5") as embeddings:
         embeddings["P0AFK0"]                   # (D,) mean over residues, of the first layer that was asked for
         embeddings[100:200], embeddings[["P0AFK0", "P31663"]]   # (rows, D)
@@ -124,7 +123,7 @@ class Embeddings:
         row = range(len(self))[self._rows(which)]
         flat = self.vectors(CONTACTS, np.array([row]))
         side = math.isqrt(len(flat))
-        return flat.reshape(side, side) if side else None
+        return np.array(flat).reshape(side, side) if side else None
 
     @cached_property
     def _contact_offsets(self) -> np.ndarray:
@@ -176,6 +175,9 @@ class Embeddings:
         embedded = np.where(self.flags[:] & Flag.TRUNCATED, self.identity.max_residues, self.lengths[:])
         return np.concatenate([[0], np.cumsum(embedded, dtype=np.int64)])
 
+    def check_vectors(self) -> None:
+        """Nothing: of this file verify() reads all at once, and the merge asks for that."""
+
     @property
     def provenance(self) -> Dict[str, str]:
         """Of the vectors: torch, device."""
@@ -187,10 +189,11 @@ class Embeddings:
 
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(len(rows), D) of a vector dataset, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""
-        if is_ragged(name):
-            starts = self._contact_offsets if name == CONTACTS else self.offsets
-            return np.concatenate([self._arrays[name][starts[row] : starts[row + 1]] for row in rows])
-        return self._arrays[name][rows]
+        array = self._arrays[name]
+        if not is_ragged(name):
+            return array[rows[0] : rows[-1] + 1] if (np.diff(rows) == 1).all() else array[rows]
+        starts = self._contact_offsets if name == CONTACTS else self.offsets
+        return np.concatenate([array[starts[row] : starts[row + 1]] for row in rows])
 
     def width(self, name: str) -> int:
         """D of a vector dataset."""

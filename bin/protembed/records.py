@@ -1,10 +1,14 @@
-"""records.tsv: for every record of the input, in its order, the chunk and row of its vector. Standard library only."""
+"""records.tsv: for every record of the input, in its order, the chunk and row of its vector; and such records, many at a time."""
 
+from itertools import islice
 from pathlib import Path
-from typing import Iterator, List, NamedTuple
+from typing import Dict, Iterator, List, NamedTuple, Sequence
+
+import numpy as np
 
 EARLIER = "earlier_"  # with the number of a file of --reuse, counted from 1, in place of the chunk of a record that is reused
 NOTHING = "-"  # in place of the digest and chunk of a record that is left out
+BLOCK_RECORDS = 4096
 
 
 class CheckedRecords(NamedTuple):
@@ -31,6 +35,41 @@ class RecordRow(NamedTuple):
     sample: str = ""  # of a samplesheet; empty without one
 
 
+class RecordColumns(NamedTuple):
+    """Consecutive lines of records.tsv: RecordRow's fields, of (n,) records each."""
+
+    ids: List[str]
+    residues: List[int]
+    sha256: List[str]
+    chunks: List[str]
+    rows: List[int]
+    flags: List[int]
+    notes: List[str]
+    samples: List[str]
+
+    def digests(self) -> np.ndarray:
+        """(n, 32) uint8; zeros where there is none."""
+        text = "".join(self.sha256)
+        return np.frombuffer(bytes.fromhex(text.replace(NOTHING, "0" * 64)), np.uint8).reshape(-1, 32)
+
+    def some(self, places: np.ndarray) -> "RecordColumns":
+        """Those at these places, rising."""
+        chosen = places.tolist()
+        return RecordColumns._make([column[at] for at in chosen] for column in self)
+
+
+class RecordBlock(NamedTuple):
+    """Some consecutive records and their vectors, as embeddings.h5 takes them."""
+
+    ids: Sequence[str]
+    samples: Sequence[str]
+    lengths: np.ndarray  # (B,) int32
+    flags: np.ndarray  # (B,) uint8
+    digests: np.ndarray  # (B, 32) uint8
+    residues: np.ndarray  # (B,) int64, embedded
+    vectors: Dict[str, List[np.ndarray]]  # by layout.vector_name, in pieces end to end: of (B, D), for per_tok of (sum of residues, D)
+
+
 def table_of(rows: "zip[tuple]") -> str:
     """The lines of some rows, each a tuple of RecordRow's fields."""
     return "".join(
@@ -38,9 +77,17 @@ def table_of(rows: "zip[tuple]") -> str:
     )
 
 
-def read_records(path: Path) -> Iterator[RecordRow]:
-    """Stream records.tsv in input order."""
+def read_columns(path: Path, count: int = BLOCK_RECORDS) -> Iterator[RecordColumns]:
+    """Stream records.tsv in input order, up to `count` records at a time."""
+    width = len(RecordColumns._fields)
     with open(path, encoding="utf-8", newline="\n") as table:
-        for line in table:
-            name, residues, digest, chunk, row, flags, note, sample = line.rstrip("\n").split("\t")
-            yield RecordRow(name, int(residues), digest, chunk, int(row), int(flags), note, sample)
+        while lines := list(islice(table, count)):
+            fields = "".join(lines).replace("\n", "\t").split("\t")
+            names, residues, digests, chunks, rows, flags, notes, samples = (fields[column:-1:width] for column in range(width))
+            yield RecordColumns(names, list(map(int, residues)), digests, chunks, list(map(int, rows)), list(map(int, flags)), notes, samples)
+
+
+def read_records(path: Path) -> Iterator[RecordRow]:
+    """Stream records.tsv in input order, one by one."""
+    for columns in read_columns(path):
+        yield from map(RecordRow, *columns)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, List, Mapping
+from typing import Collection, Dict, Iterator, List, Mapping, Tuple
 
 import h5py
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from protembed.errors import CorruptStore, fault_of_the_file_system, first_line
 from protembed.layout import FORMAT_VERSION
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 4 << 20
 CHECKSUM = "sha256"  # attribute of a dataset
 UNSEALED = {"complete", "attributes_sha256"}
 # What h5py raises on a damaged file: nearly anything, for it believes what it reads there.
@@ -26,23 +26,38 @@ DAMAGE = (AttributeError, IndexError, KeyError, MemoryError, OSError, OverflowEr
 
 
 def blocks_of(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
-    """The dataset in pieces of whole rows, about 16 MiB each."""
+    """The dataset in pieces of whole rows, about BLOCK_BYTES each."""
+    return (dataset[some] for some in _slices_of(dataset))
+
+
+def _slices_of(dataset: h5py.Dataset) -> Iterator[slice]:
     row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
     step = max(1, BLOCK_BYTES // row_bytes)
-    for start in range(0, len(dataset), step):
-        yield dataset[start : start + step]
+    return (slice(start, min(start + step, len(dataset))) for start in range(0, len(dataset), step))
+
+
+def started_checksum(dtype: np.dtype, shape: Tuple[int, ...]) -> "hashlib._Hash":
+    """The checksum of a dataset of numbers before its first byte; its rows are to follow in order."""
+    return hashlib.sha256(f"{dtype.str}{shape}".encode())
 
 
 def checksum_of(dataset: h5py.Dataset) -> str:
     """SHA-256 over dtype, shape and bytes of a dataset of numbers, or over its strings one per line."""
-    digest = hashlib.sha256(f"{dataset.dtype.str}{dataset.shape}".encode())
+    digest = started_checksum(dataset.dtype, dataset.shape)
+    if dataset.dtype.kind == "O":
+        for block in blocks_of(dataset):
+            digest.update(b"\n".join([*block.tolist(), b""]))
+        return digest.hexdigest()
+    rows = max((some.stop - some.start for some in _slices_of(dataset)), default=0)
+    buffers = [np.empty((rows, *dataset.shape[1:]), dataset.dtype) for _ in range(2)]
     with ThreadPoolExecutor(1) as beside:  # hashing a block takes as long as reading the next
         hashed = None
-        for block in blocks_of(dataset):
-            content = b"\n".join([*block.tolist(), b""]) if block.dtype.kind == "O" else np.ascontiguousarray(block).data
+        for number, some in enumerate(_slices_of(dataset)):
+            block = buffers[number % 2][: some.stop - some.start]
+            dataset.read_direct(block, some)
             if hashed:
                 hashed.result()
-            hashed = beside.submit(digest.update, content)
+            hashed = beside.submit(digest.update, block.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -65,26 +80,36 @@ def attributes_sha256(file: h5py.File) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def seal(file: h5py.File, attributes: Mapping[str, object]) -> None:
-    """Write the checksums and the attributes of the file; `complete` comes last."""
+def seal(file: h5py.File, attributes: Mapping[str, object], checksums: Mapping[str, str] = {}) -> str:
+    """Write the checksums and the attributes of the file; `complete` comes last. Returns content_sha256.
+
+    checksums: of the datasets whose rows their writer has hashed.
+    """
     for name in dataset_names(file):
-        file[name].attrs[CHECKSUM] = checksum_of(file[name])
+        file[name].attrs[CHECKSUM] = checksums.get(name) or checksum_of(file[name])
     file.attrs.update(attributes, format_version=FORMAT_VERSION)
-    file.attrs["content_sha256"] = content_sha256(file)
+    file.attrs["content_sha256"] = content = content_sha256(file)
     file.attrs["attributes_sha256"] = attributes_sha256(file)
     file.flush()
     file.attrs["complete"] = 1
+    return content
 
 
-def check_seal(file: h5py.File, name: str) -> None:
-    """CorruptStore when a checksum is not that of what it stands for. Reads the whole file; `name` is for the message."""
+def check_seal(file: h5py.File, name: str, later: Collection[str] = ()) -> None:
+    """CorruptStore when a checksum is not that of what it stands for. Reads all datasets but those in `later`; `name` is for the message."""
     if file.attrs["attributes_sha256"] != attributes_sha256(file):
         raise CorruptStore(f"{name}: an attribute was changed after it was written")
     for dataset in dataset_names(file):
-        if file[dataset].attrs.get(CHECKSUM) != checksum_of(file[dataset]):
-            raise CorruptStore(f"{name}: dataset {dataset} was damaged after it was written")
+        if dataset not in later:
+            check_dataset(file, dataset, name)
     if file.attrs["content_sha256"] != content_sha256(file):
         raise CorruptStore(f"{name}: content_sha256 is not that of its datasets")
+
+
+def check_dataset(file: h5py.File, dataset: str, name: str) -> None:
+    """CorruptStore unless the dataset's checksum is that of what it holds."""
+    if file[dataset].attrs.get(CHECKSUM) != checksum_of(file[dataset]):
+        raise CorruptStore(f"{name}: dataset {dataset} was damaged after it was written")
 
 
 @contextlib.contextmanager
@@ -104,7 +129,25 @@ def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
                 raise CorruptStore(f"{path.name} was not finished by its writer")
             if str(file.attrs["format_version"]).split(".")[0] != FORMAT_VERSION.split(".")[0]:
                 raise CorruptStore(f"{path.name} has format {file.attrs['format_version']}; this version reads {FORMAT_VERSION}")
+            check_shards(file, path)
         yield file
+
+
+def shard_paths(file: h5py.File, path: Path) -> Dict[Path, str]:
+    """The files with the vectors of the index at `path`, and the content_sha256 that each had; none of another file."""
+    contents = json.loads(file.attrs.get("shard_files", "{}"))
+    beside = [folder for folder in (path.parent, path.resolve().parent) if all((folder / name).exists() for name in contents)]
+    return {(beside or [path.parent])[0] / name: content for name, content in contents.items()}
+
+
+def check_shards(file: h5py.File, path: Path) -> None:
+    """CorruptStore unless the shards of an index are there, and those it was made with: HDF5 itself would show NaN without a word."""
+    for shard, content in shard_paths(file, path).items():
+        if not shard.exists():
+            raise CorruptStore(f"{path.name} is an index, and {shard.name} with its vectors is not beside it; put it there, or give the shards instead")
+        with h5py.File(shard, "r") as part:
+            if part.attrs.get("content_sha256") != content or part.attrs.get("complete") != 1:
+                raise CorruptStore(f"{shard.name} is not the file that {path.name} was made with")
 
 
 @contextlib.contextmanager

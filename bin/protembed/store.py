@@ -1,4 +1,4 @@
-"""embeddings.h5, format 1.0: writing it record by record, and judging a finished one.
+"""embeddings.h5, format 1.0: writing it block by block, alone or with its vectors in shards, and judging a finished one.
 
     /sequence_ids  (N,) utf-8     input order, one per embedded record
     /samples       (N,) utf-8     of the samplesheet, when there was one
@@ -10,11 +10,15 @@
     /contacts (contact_offsets[N], 1), /contact_offsets (N + 1,) int64: each record's residues x residues matrix, row by row
     attrs: format, run attributes, and those of seals.py
 Datasets are contiguous and uncompressed unless Form says otherwise: one row is one read, and numpy can map them.
+In shards, each is such a file of consecutive records (attrs shard, shards), and embeddings.h5 has all of the above with virtual
+datasets of vectors, whose rows stand in them (attr shard_files: JSON, name -> content_sha256).
 """
 
-from contextlib import contextmanager
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
@@ -22,37 +26,11 @@ import numpy as np
 from protembed.atomic import replacing
 from protembed.consistency import check_whole
 from protembed.errors import BadOption
-from protembed.hdf5 import create_compressed, create_contiguous, writing
+from protembed.hdf5 import create_contiguous, writing
 from protembed.layout import CONTACTS, FORMAT, is_per_residue, is_ragged, offsets_name, rows_of
+from protembed.records import RecordBlock
 from protembed.seals import damage_named, opened, seal
-
-ROWS_READ_BACK = 65536
-
-
-class Form(NamedTuple):
-    """How vectors lie in the file."""
-
-    dtype: str = "float32"  # or float16
-    compression: str = "none"  # or gzip, lzf: see hdf5.create_compressed
-
-    def create(self, file: h5py.File, name: str, shape: Tuple[int, int]) -> None:
-        """The dataset of one kind of vectors."""
-        if self.compression == "none" or not shape[0]:
-            create_contiguous(file, name, shape, self.dtype)
-        else:
-            create_compressed(file, name, shape, self.dtype, self.compression)
-
-
-class RecordBlock(NamedTuple):
-    """Some consecutive records and their vectors."""
-
-    ids: Sequence[str]
-    samples: Sequence[str]
-    lengths: np.ndarray  # (B,) int32
-    flags: np.ndarray  # (B,) uint8
-    digests: np.ndarray  # (B, 32) uint8
-    residues: np.ndarray  # (B,) int64, embedded
-    vectors: Dict[str, np.ndarray]  # by layout.vector_name: (B, D), per_tok (sum of residues, D)
+from protembed.vector_rows import Form, Part, VectorRows, rows_elsewhere, rows_in_file
 
 
 class Sizes(NamedTuple):
@@ -64,28 +42,29 @@ class Sizes(NamedTuple):
     widths: Dict[str, int]  # vector dataset name -> D
     has_samples: bool
 
+    def shape(self, name: str) -> Tuple[int, int]:
+        """Of a vector dataset."""
+        return self.pairs if name == CONTACTS else self.residues if is_per_residue(name) else self.records, self.widths[name]
+
 
 class EmbeddingsWriter:
     """Appends blocks of records to a file whose size is known; memory does not depend on it."""
 
-    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], sizes: Sizes, form: Form):
-        records, residues, pairs, widths, has_samples = sizes
-        self._file, self._raise_fault, self._records, self._names = file, raise_fault, records, list(widths)
-        self._next, self._filled = 0, dict.fromkeys(widths, 0)  # rows written
-        self._form = form
-        self._offsets = {offsets_name(name): name for name in widths if is_ragged(name)}
-        self._columns = ["sequence_ids", "samples"] if has_samples else ["sequence_ids"]
+    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], sizes: Sizes, form: Form, create: Callable[[str], VectorRows]):
+        self._file, self._raise_fault, self._form, self.records = file, raise_fault, form, sizes.records
+        self._next = 0
+        self._offsets = {offsets_name(name): name for name in sizes.widths if is_ragged(name)}
+        self._columns = ["sequence_ids", "samples"] if sizes.has_samples else ["sequence_ids"]
         for column in self._columns:
-            file.create_dataset(column, (records,), dtype=h5py.string_dtype("utf-8"))
-        create_contiguous(file, "lengths", (records,), np.int32)
-        create_contiguous(file, "flags", (records,), np.uint8)
-        create_contiguous(file, "sha256", (records, 32), np.uint8)
+            file.create_dataset(column, (sizes.records,), dtype=h5py.string_dtype("utf-8"))
+        create_contiguous(file, "lengths", (sizes.records,), np.int32)
+        create_contiguous(file, "flags", (sizes.records,), np.uint8)
+        create_contiguous(file, "sha256", (sizes.records, 32), np.uint8)
         for column in self._offsets:
-            create_contiguous(file, column, (records + 1,), np.int64)
+            create_contiguous(file, column, (sizes.records + 1,), np.int64)
             file[column][0] = 0
-        for name, width in widths.items():
-            form.create(file, name, (pairs if name == CONTACTS else residues if is_per_residue(name) else records, width))
-        means = [name for name in widths if name.endswith("/mean")]
+        self._vectors = {name: create(name) for name in sizes.widths}
+        means = [name for name in sizes.widths if name.endswith("/mean")]
         if means:
             file["embeddings"] = file[means[0]]
 
@@ -98,46 +77,107 @@ class EmbeddingsWriter:
         self._file["flags"][here] = block.flags
         self._file["sha256"][here] = block.digests
         for column, name in self._offsets.items():
-            self._file[column][here.start + 1 : here.stop + 1] = self._filled[name] + np.cumsum(rows_of(name, block.residues))
-        for name in self._names:
-            place = slice(self._filled[name], self._filled[name] + int(rows_of(name, block.residues).sum()))
-            if place.stop > place.start:
-                self._file[name][place] = self._rounded(name, block)
-            self._filled[name] = place.stop
+            self._file[column][here.start + 1 : here.stop + 1] = self._vectors[name].filled + np.cumsum(rows_of(name, block.residues))
+        for name, rows in self._vectors.items():
+            rows.append(self._rounded(name, block))
         self._next = here.stop
         self._raise_fault()
 
-    def _rounded(self, name: str, block: RecordBlock) -> np.ndarray:
-        vectors = block.vectors[name]
-        if self._form.dtype == vectors.dtype:
-            return vectors
+    def _rounded(self, name: str, block: RecordBlock) -> List[np.ndarray]:
+        return [piece if piece.dtype == self._form.dtype else rounded(piece, self._form.dtype, name, block) for piece in block.vectors[name]]
+
+    def written(self, start: int, stop: int) -> Tuple[List[str], np.ndarray]:
+        """Ids and digests of some rows, read back from the file."""
+        return self._file["sequence_ids"].asstr()[start:stop].tolist(), self._file["sha256"][start:stop]
+
+    @property
+    def room(self) -> int:
+        """Records that are still to come."""
+        return self.records - self._next
+
+    def finish(self, attributes: Dict[str, object]) -> str:
+        """Write the attributes; `complete` comes last. Returns content_sha256."""
+        assert self.room == 0, f"{self._next} records written of {self.records}"
+        return seal(self._file, dict(attributes, format=FORMAT), {name: rows.checksum() for name, rows in self._vectors.items()})
+
+
+def rounded(piece: np.ndarray, dtype: str, name: str, block: RecordBlock) -> np.ndarray:
+    """Vectors in another type; BadOption names the first record with a number that the type cannot hold."""
+    with np.errstate(over="ignore"):
+        result = piece.astype(dtype)
+    if not np.isfinite(result).all():
+        whole = np.concatenate(block.vectors[name])
         with np.errstate(over="ignore"):
-            rounded = vectors.astype(self._form.dtype)
-        beyond = np.flatnonzero(~np.isfinite(rounded).all(axis=1))
-        if len(beyond):
-            record = block.ids[np.searchsorted(np.cumsum(rows_of(name, block.residues)), beyond[0], "right")]
-            most = vectors[beyond[0]][~np.isfinite(rounded[beyond[0]])][0]
-            raise BadOption(f"{record} has the number {most:g} in {name}, which {self._form.dtype} cannot hold; use --store_dtype float32")
-        return rounded
-
-    def written(self) -> Iterator[Tuple[str, bytes]]:
-        """(id, digest) of every row, read back from the file."""
-        for start in range(0, self._records, ROWS_READ_BACK):
-            rows = slice(start, min(start + ROWS_READ_BACK, self._records))
-            digests = self._file["sha256"][rows]
-            yield from zip(self._file["sequence_ids"].asstr()[rows], map(bytes, digests))
-
-    def finish(self, attributes: Dict[str, object]) -> None:
-        """Write the attributes; `complete` comes last."""
-        assert self._next == self._records, f"{self._next} records written of {self._records}"
-        seal(self._file, dict(attributes, format=FORMAT))
+            bad = ~np.isfinite(whole.astype(dtype))
+        first = int(np.flatnonzero(bad.any(axis=1))[0])
+        record = block.ids[int(np.searchsorted(np.cumsum(rows_of(name, block.residues)), first, "right"))]
+        raise BadOption(f"{record} has the number {whole[first][bad[first]][0]:g} in {name}, which {dtype} cannot hold; use --store_dtype float32")
+    return result
 
 
 @contextmanager
-def creating_embeddings(path: Path, sizes: Sizes, form: Form) -> Iterator[EmbeddingsWriter]:
-    """Yield a writer; `path` appears, durable and whole, when the block ends well. sizes: of all that will be appended."""
-    with replacing(path) as temporary, writing(temporary, "w") as (file, raise_fault):
-        yield EmbeddingsWriter(file, raise_fault, sizes, form)
+def creating_embeddings(path: Path, sizes: Sizes, form: Form, shards: Optional[Mapping[str, Sizes]] = None) -> Iterator[EmbeddingsWriter]:
+    """Yield a writer; `path` appears, durable and whole, when the block ends well. sizes: of all that will be appended.
+
+    shards: names of the files beside it that hold the vectors, in order; none: it holds them itself.
+    """
+    with (
+        replacing(path) as temporary,
+        writing(temporary, "w") as (file, raise_fault),
+        open(temporary, "r+b", buffering=0) as handle,
+        ThreadPoolExecutor(1) as beside,
+    ):
+
+        def create(name: str) -> VectorRows:
+            if shards is None:
+                return rows_in_file(file, name, sizes.shape(name), form, handle.fileno(), beside)
+            parts = [Part(shard, its.shape(name)[0]) for shard, its in shards.items()]
+            return rows_elsewhere(file, name, sizes.shape(name), form.dtype, parts, beside)
+
+        yield EmbeddingsWriter(file, raise_fault, sizes, form, create)
+
+
+@contextmanager
+def creating_shards(path: Path, sizes: Sizes, form: Form, shards: Mapping[str, Sizes], attributes: Dict[str, object]) -> Iterator["ShardedWriter"]:
+    """The same, and the shards too: each appears when it is full, with `attributes`, and `path` last of all."""
+    with creating_embeddings(path, sizes, form, shards) as index, ExitStack() as unfinished:
+        yield ShardedWriter(path.parent, index, form, shards, attributes, unfinished)
+
+
+class ShardedWriter:
+    """An EmbeddingsWriter of an index and its shards. No block may reach over the end of a shard."""
+
+    def __init__(self, folder: Path, index: EmbeddingsWriter, form: Form, shards: Mapping[str, Sizes], attributes: Dict[str, object], unfinished: ExitStack):
+        self._folder, self._index, self._form, self._shards, self._attributes = folder, index, form, shards, attributes
+        self._unfinished, self._coming = unfinished, iter(shards.items())
+        self._shard: Optional[EmbeddingsWriter] = None
+        self._contents: Dict[str, str] = {}  # of full ones: name -> content_sha256
+
+    def append(self, block: RecordBlock) -> None:
+        """Write the next records."""
+        if self._shard is None:
+            self._name, sizes = next(self._coming)
+            self._shard = self._unfinished.enter_context(creating_embeddings(self._folder / self._name, sizes, self._form))
+        self._shard.append(block)
+        self._index.append(block)
+        if not self._shard.room:
+            own = dict(n_records=self._shard.records, n_embedded=self._shard.records, n_skipped=0, shard=len(self._contents) + 1, shards=len(self._shards))
+            self._contents[self._name] = self._shard.finish({**self._attributes, **own})
+            self._unfinished.close()
+            self._shard = None
+
+    def written(self, start: int, stop: int) -> Tuple[List[str], np.ndarray]:
+        """Ids and digests of some rows, read back from the index."""
+        return self._index.written(start, stop)
+
+    def finish(self, attributes: Dict[str, object]) -> None:
+        """Write the attributes of the index."""
+        self._index.finish(dict(attributes, shards=len(self._shards), shard_files=json.dumps(self._contents)))
+
+
+def shard_names(path: Path, count: int) -> List[str]:
+    """Of the files beside `path` that hold its vectors: embeddings_01_of_12.h5, ..."""
+    return [f"{path.stem}_{number:0{len(str(count))}d}_of_{count}{path.suffix}" for number in range(1, count + 1)]
 
 
 def check_embeddings(path: Path) -> Dict[str, object]:

@@ -7,6 +7,7 @@ process MAKE_REPORT {
     path summary
     path ledger
     path embeddings
+    path shards // in their place beside it
     val versions
     val code_digest
 

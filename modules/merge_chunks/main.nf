@@ -14,6 +14,7 @@ process MERGE_CHUNKS {
 
     output:
     path 'embeddings.h5', emit: embeddings
+    path 'embeddings_*_of_*.h5', emit: shards, optional: true
     path 'ledger.tsv', emit: ledger
     path 'failed.tsv', emit: failed, optional: true
     path 'summary.json', emit: summary
@@ -26,7 +27,7 @@ process MERGE_CHUNKS {
     """
     shopt -s nullglob
     merge_chunks.py chunks/*.h5 --records ${records} --weights ${description} ${kept} ${verify} ${reuse} \\
-        --store-dtype ${options.store_dtype} --compression ${options.compression} \\
+        --store-dtype ${options.store_dtype} --compression ${options.compression} --shards ${options.shards} \\
         --on-failure ${options.on_failure} \\
         --code-digest ${code_digest} \\
         --run-command "\${PROTEMBED_COMMAND}" \\

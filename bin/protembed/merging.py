@@ -1,0 +1,158 @@
+"""Which file holds each record's vector: looked up, compared by digest, and gathered in the order of the input."""
+
+import sys
+from concurrent.futures import Executor, Future
+from typing import Dict, List, Mapping, Protocol, Sequence
+
+import numpy as np
+
+from protembed.errors import ForeignFile, Incomplete
+from protembed.identity import Identity, differences
+from protembed.layout import CONTACTS, OF_VECTORS, Flag, rows_of, vector_names
+from protembed.ledger import Outcomes, missing_contacts, status_of
+from protembed.records import NOTHING, RecordBlock, RecordColumns
+from protembed.windows import cut_in_words
+
+MOST_PIECES = 8  # of a block that are written one by one; more are put together first
+STATUSES = list(map(status_of, range(256)))
+
+
+class VectorFile(Protocol):
+    """What the merge asks of a chunk file or an earlier embeddings.h5: see chunk_file.ChunkFile and reading.Embeddings."""
+
+    identity: Identity
+    failed: Dict[int, str]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def digests(self) -> np.ndarray: ...
+
+    @property
+    def flags(self) -> np.ndarray: ...
+
+    @property
+    def offsets(self) -> np.ndarray: ...
+
+    def check_vectors(self) -> None: ...
+
+    def vectors(self, name: str, rows: np.ndarray) -> np.ndarray: ...
+
+
+class VectorFiles:
+    """The files of one run by the name that records.tsv gives them.
+
+    failures: chunk -> row -> reason, of chunks without a file, because a sequence of theirs failed. beside: reads a file for
+    its checksum before a vector of it is used, one ahead of the file in use.
+    """
+
+    def __init__(self, files: Mapping[str, VectorFile], failures: Mapping[str, Mapping[int, str]], beside: Executor):
+        self.by_name, self._failures, self._beside = files, failures, beside
+        self._code = {name: code for code, name in enumerate(files)}
+        self._files = list(files.values())
+        self._in_use: Dict[int, None] = {}  # codes, in the order of their first record
+        self._checks: Dict[int, Future] = {}
+        if not files and not failures:
+            raise Incomplete("no chunk was embedded; see the messages of the EMBED_CHUNK tasks above")
+        if not files:
+            return  # ledger.count() will say what failed
+        self.identity = self._files[0].identity
+        for name, file in files.items():
+            if file.identity != self.identity:
+                raise ForeignFile(f"{name} was made by another recipe: {'; '.join(differences(self.identity, file.identity))}")
+        self.names = vector_names(self.identity.repr_layers, self.identity.include)
+
+    def outcomes(self, records: RecordColumns) -> Outcomes:
+        """Look some records up, one file at a time; record by record only what is not as it should be."""
+        codes, rows = self._codes(records), np.array(records.rows)
+        flags, residues, found = np.array(records.flags, np.uint8), np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
+        digests = records.digests()
+        for code in _each_once(codes[codes >= 0]):
+            self._in_use.setdefault(code)
+            self._have_read(code, most=1)
+            file, here = self._files[code], np.flatnonzero(codes == code)
+            here = here[rows[here] < len(file)]
+            here = here[(file.digests[rows[here]] == digests[here]).all(axis=1)]
+            if file.failed:
+                here = here[~np.isin(rows[here], list(file.failed))]
+            its = rows[here]
+            flags[here] |= file.flags[its] & np.uint8(OF_VECTORS)
+            residues[here] = file.offsets[its + 1] - file.offsets[its]
+            found[here] = True
+        statuses, reasons = [STATUSES[value] for value in flags.tolist()], list(records.notes)
+        for at in np.flatnonzero(~found).tolist():
+            statuses[at], reasons[at] = self._without_vector(records, at)
+        for at in np.flatnonzero(found & self._worth_a_word(flags, residues)).tolist():
+            reasons[at] = "; ".join(filter(None, [reasons[at], *self._in_words(int(flags[at]), int(residues[at]))]))
+        return Outcomes(records, statuses, flags, reasons, residues, found)
+
+    def _codes(self, records: RecordColumns) -> np.ndarray:
+        code_of = self._code.get
+        return np.array([code_of(chunk, -1) for chunk in records.chunks])
+
+    def _worth_a_word(self, flags: np.ndarray, residues: np.ndarray) -> np.ndarray:
+        cut = flags & np.uint8(Flag.TRUNCATED | Flag.WINDOWED) > 0
+        return cut | (rows_of(CONTACTS, residues) == 0) if self.names[-1] == CONTACTS else cut
+
+    def _in_words(self, flags: int, residues: int) -> List[str]:
+        return [cut_in_words(flags, residues, self.identity.max_residues), missing_contacts(residues) if self.names[-1] == CONTACTS else ""]
+
+    def _without_vector(self, records: RecordColumns, at: int) -> "tuple[str, str]":
+        """(status, reason)."""
+        chunk, row = records.chunks[at], records.rows[at]
+        if chunk == NOTHING:
+            return "skipped", records.notes[at]
+        file = self.by_name.get(chunk)
+        if file is None and chunk in self._failures:
+            reason = self._failures[chunk].get(row)
+            return "failed" if reason else "kept", reason or ""
+        if file is None:
+            return "lost", f"{chunk} is missing"
+        if row >= len(file) or file.digests[row].tobytes().hex() != records.sha256[at]:
+            return "lost", f"row {row} of {chunk} holds another sequence"
+        return "failed", file.failed[row]
+
+    def block(self, outcomes: Outcomes, places: np.ndarray) -> RecordBlock:
+        """The vectors of some of these records, which have them; CorruptStore when a file of theirs is damaged."""
+        records = outcomes.records.some(places)
+        codes, rows = self._codes(records), np.array(records.rows)
+        for code in _each_once(codes):
+            self._checked(code)
+        borders = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+        runs = [(self._files[codes[start]], rows[start:stop]) for start, stop in zip(borders, borders[1:])]
+        return RecordBlock(
+            ids=records.ids,
+            samples=records.samples,
+            lengths=np.array(records.residues, np.int32),
+            flags=outcomes.flags[places],
+            digests=records.digests(),
+            residues=outcomes.residues[places],
+            vectors={name: _joined([file.vectors(name, some) for file, some in runs]) for name in self.names},
+        )
+
+    def _checked(self, code: int) -> None:
+        """Wait until the file was read, and have the next one read."""
+        order = list(self._in_use)
+        for later in order[order.index(code) :][:2]:
+            self._have_read(later)
+        self._checks[code].result()
+
+    def _have_read(self, code: int, most: int = sys.maxsize) -> None:
+        if code not in self._checks and len(self._checks) < most:
+            self._checks[code] = self._beside.submit(self._files[code].check_vectors)
+
+    def check_the_rest(self) -> None:
+        """Read the files of which no record wanted a vector; CorruptStore."""
+        for code, file in enumerate(self._files):
+            if code not in self._checks:
+                file.check_vectors()
+
+
+def _each_once(codes: np.ndarray) -> List[int]:
+    """In the order of their first occurrence."""
+    values, first = np.unique(codes, return_index=True)
+    return values[np.argsort(first)].tolist()
+
+
+def _joined(pieces: Sequence[np.ndarray]) -> List[np.ndarray]:
+    return list(pieces) if len(pieces) <= MOST_PIECES else [np.concatenate(pieces)]
