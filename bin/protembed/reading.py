@@ -120,8 +120,7 @@ class Embeddings:
         """(residues, residues) probabilities of one record; None when it is longer than the attribute contacts_max_residues."""
         if CONTACTS not in self.names:
             raise KeyError(f"{self.path.name} has no contacts; it has {', '.join(self.names)}")
-        row = range(len(self))[self._rows(which)]
-        flat = self.vectors(CONTACTS, np.array([row]))
+        flat = self.vectors(CONTACTS, np.array([range(len(self))[self._rows(which)]]))
         side = math.isqrt(len(flat))
         return np.array(flat).reshape(side, side) if side else None
 
