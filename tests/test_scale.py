@@ -63,6 +63,8 @@ def test_the_benchmark_of_scale_runs(tmp_path):
         16,
         "--rounds",
         1,
+        "--used-memory",
+        0,
         "--folder",
         tmp_path,
         "--out",
