@@ -81,17 +81,17 @@ class Worker:
     def off(self, embedder: Embedder) -> Dict[str, float]:
         """Vectors are computed, checked and thrown away."""
         started = time.perf_counter()
-        for _ in embedder.run(set(range(len(embedder.sequences)))):
+        for _ in embedder.run(set(range(len(embedder.residues)))):
             pass
         return {"seconds": time.perf_counter() - started}
 
     def on(self, embedder: Embedder, folder: Path) -> Dict[str, float]:
         """As embed_chunk.py commits them, clocks around it."""
         started, fsync, adding = time.perf_counter(), self.fsync.seconds, 0.0
-        clocks = Clocks(folder, len(embedder.sequences))
+        clocks = Clocks(folder, len(embedder.residues))
         made = time.perf_counter()
         with BackgroundCommitter(clocks.commit, self.interval) as committer:
-            for batch in embedder.run(set(range(len(embedder.sequences)))):
+            for batch in embedder.run(set(range(len(embedder.residues)))):
                 adding += clocks.give(batch, committer)
             leaving = time.perf_counter()
         ended = time.perf_counter()

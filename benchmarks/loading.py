@@ -139,7 +139,7 @@ def measure(path: Path, options: Options) -> list:
 
 def main(options: Options) -> None:
     device = usable_device(options.device)
-    result = dict(machine=machine(device), options=vars(options), cells=[])
+    result = dict(benchmark="loading", machine=machine(device), options=vars(options), cells=[])
     for model in options.models.split(","):
         path = Path(options.folder) / f"loading-{model}.pt"
         try:

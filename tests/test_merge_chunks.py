@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from protembed.anchor import CONTENT, NAME
 from protembed.errors import CorruptStore
 from protembed.layout import Flag
 from protembed.proteins import digest_of, read_fasta
@@ -124,47 +125,7 @@ def test_float16_is_the_single_precision_vector_rounded_once(run, weights, tmp_p
         assert np.array_equal(half["embeddings"][:], single["embeddings"][:].astype(np.float16))
 
 
-def refused(run, weights, tmp_path, code, says, **keywords):
-    done = merge(run, weights, tmp_path / "out", check=False, **keywords)
-    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
-    assert says in done.stderr
-    assert not (tmp_path / "out" / "embeddings.h5").exists() and not (tmp_path / "out" / "ledger.tsv").exists()
-    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
-
-
-def test_a_missing_chunk_is_exit_69_and_names_its_records(run, weights, tmp_path):
-    chunks = sorted((run / "vectors").glob("*.h5"))
-    refused(run, weights, tmp_path, 69, f"{chunks[0].stem} is missing", chunks=chunks[1:])
-    refused(run, weights, tmp_path, 69, "no chunk was embedded", chunks=[])
-
-
-def test_a_chunk_of_another_recipe_is_exit_67_with_the_difference_in_words(run, weights, tmp_path):
-    chunks = sorted((run / "vectors").glob("*.h5"))
-    run_inside("embed_chunk.py", run / "chunks" / f"{chunks[0].stem}.fasta", "--weights", weights, "--outdir", tmp_path / "other", "--repr-layers", "2")
-    refused(run, weights, tmp_path, 67, "repr_layers:", chunks=[*chunks[1:], *(tmp_path / "other").glob("*.h5")])
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
-def test_a_damaged_chunk_is_exit_68(run, weights, tmp_path, damage):
-    chunks = sorted((run / "vectors").glob("*.h5"))
-    bad = tmp_path / chunks[0].name
-    content = bytearray(chunks[0].read_bytes())
-    content[len(content) // 2] ^= 64
-    bad.write_bytes({"flip": content, "truncate": content[:-3000], "empty": b""}[damage])
-    refused(run, weights, tmp_path, 68, bad.name, chunks=[bad, *chunks[1:]])
-
-
-def test_vectors_of_another_sequence_under_a_record_are_noticed(run, weights, tmp_path):
-    lines = (run / "records.tsv").read_text().splitlines(keepends=True)
-    columns = [line.split("\t") for line in lines]
-    columns[0][3:5], columns[1][3:5] = columns[1][3:5], columns[0][3:5]
-    (tmp_path / "records.tsv").write_text("".join("\t".join(line) for line in columns))
-    refused(run, weights, tmp_path, 69, "holds another sequence", records=tmp_path / "records.tsv")
-
-
 def test_checkpoints_of_merged_chunks_are_removed_unless_they_are_to_be_kept(run, weights, tmp_path):
-    from protembed.anchor import CONTENT, NAME
-
     shutil.copytree(run / "vectors" / "checkpoints", tmp_path / "root")
     (tmp_path / "root" / NAME).write_text(CONTENT)
     anchor = tmp_path / "root" / NAME

@@ -52,6 +52,7 @@ class VectorFiles:
         self._files = list(files.values())
         self._in_use: Dict[int, None] = {}  # codes, in the order of their first record
         self._checks: Dict[int, Future] = {}
+        self.names: List[str] = []
         if not files and not failures:
             raise Incomplete("no chunk was embedded; see the messages of the EMBED_CHUNK tasks above")
         if not files:
@@ -92,10 +93,10 @@ class VectorFiles:
 
     def _worth_a_word(self, flags: np.ndarray, residues: np.ndarray) -> np.ndarray:
         cut = flags & np.uint8(Flag.TRUNCATED | Flag.WINDOWED) > 0
-        return cut | (rows_of(CONTACTS, residues) == 0) if self.names[-1] == CONTACTS else cut
+        return cut | (rows_of(CONTACTS, residues) == 0) if CONTACTS in self.names else cut
 
     def _in_words(self, flags: int, residues: int) -> List[str]:
-        return [cut_in_words(flags, residues, self.identity.max_residues), missing_contacts(residues) if self.names[-1] == CONTACTS else ""]
+        return [cut_in_words(flags, residues, self.identity.max_residues), missing_contacts(residues) if CONTACTS in self.names else ""]
 
     def _without_vector(self, records: RecordColumns, at: int) -> "tuple[str, str]":
         """(status, reason)."""
@@ -142,10 +143,10 @@ class VectorFiles:
             self._checks[code] = self._beside.submit(self._files[code].check_vectors)
 
     def check_the_rest(self) -> None:
-        """Read the files of which no record wanted a vector; CorruptStore."""
-        for code, file in enumerate(self._files):
-            if code not in self._checks:
-                file.check_vectors()
+        """Read the files of which no record wanted a vector, too; CorruptStore."""
+        for code in range(len(self._files)):
+            self._have_read(code)
+            self._checks[code].result()
 
 
 def _each_once(codes: np.ndarray) -> List[int]:

@@ -20,6 +20,12 @@ class Form(NamedTuple):
     dtype: str = "float32"  # or float16
     compression: str = "none"  # or gzip, lzf: see hdf5.create_compressed
 
+    def create(self, file: h5py.File, name: str, shape: Tuple[int, int]) -> h5py.Dataset:
+        """An empty dataset of this form."""
+        if self.compression == "none" or not shape[0]:
+            return create_contiguous(file, name, shape, self.dtype)
+        return create_compressed(file, name, shape, self.dtype, self.compression)
+
 
 class VectorRows:
     """Takes the rows of one dataset in order. beside: one thread, which hashes and writes them while the caller reads the next."""
@@ -56,10 +62,10 @@ class VectorRows:
 
 def rows_in_file(file: h5py.File, name: str, shape: Tuple[int, int], form: Form, descriptor: int, beside: Executor) -> VectorRows:
     """A new dataset of the file. descriptor: of the same file, for writing past HDF5 into a place that is this dataset's alone."""
-    if form.compression == "none" or not shape[0]:
-        place = Place.of(create_contiguous(file, name, shape, form.dtype))
+    dataset = form.create(file, name, shape)
+    if dataset.chunks is None:
+        place = Place.of(dataset)
         return VectorRows(shape, form.dtype, lambda row, rows: place.write(descriptor, row, rows), beside)
-    dataset = create_compressed(file, name, shape, form.dtype, form.compression)
 
     def put(row: int, rows: np.ndarray) -> None:
         dataset[row : row + len(rows)] = rows

@@ -1,0 +1,75 @@
+# ruff: noqa: F811 (a fixture shared by import, as pytest has it)
+"""What the merge does not take: it says why, with the right code, and leaves no file that could be mistaken for a result."""
+
+import shutil
+
+import h5py
+import pytest
+
+from protembed.anchor import CONTENT, NAME
+from protembed.layout import failures_path
+from protembed.records import read_records
+from tests.conftest import run_inside
+from tests.test_merge_chunks import merge, run  # noqa: F401
+
+
+def refused(run, weights, tmp_path, code, says, **keywords):
+    done = merge(run, weights, tmp_path / "out", check=False, **keywords)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert says in done.stderr
+    assert not (tmp_path / "out" / "embeddings.h5").exists() and not (tmp_path / "out" / "ledger.tsv").exists()
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_missing_chunk_is_exit_69_and_names_its_records(run, weights, tmp_path):
+    chunks = sorted((run / "vectors").glob("*.h5"))
+    refused(run, weights, tmp_path, 69, f"{chunks[0].stem} is missing", chunks=chunks[1:])
+    refused(run, weights, tmp_path, 69, "no chunk was embedded", chunks=[])
+
+
+def test_a_chunk_of_another_recipe_is_exit_67_with_the_difference_in_words(run, weights, tmp_path):
+    chunks = sorted((run / "vectors").glob("*.h5"))
+    run_inside("embed_chunk.py", run / "chunks" / f"{chunks[0].stem}.fasta", "--weights", weights, "--outdir", tmp_path / "other", "--repr-layers", "2")
+    refused(run, weights, tmp_path, 67, "repr_layers:", chunks=[*chunks[1:], *(tmp_path / "other").glob("*.h5")])
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_chunk_is_exit_68(run, weights, tmp_path, damage):
+    chunks = sorted((run / "vectors").glob("*.h5"))
+    bad = tmp_path / chunks[0].name
+    content = bytearray(chunks[0].read_bytes())
+    content[len(content) // 2] ^= 64
+    bad.write_bytes({"flip": content, "truncate": content[:-3000], "empty": b""}[damage])
+    refused(run, weights, tmp_path, 68, bad.name, chunks=[bad, *chunks[1:]])
+
+
+def test_without_any_chunk_file_the_reasons_in_the_checkpoints_are_told(run, weights, tmp_path):
+    first = next(record for record in read_records(run / "records.tsv"))
+    reasons = failures_path(tmp_path / "root", "0" * 32, first.chunk)
+    reasons.parent.mkdir(parents=True)
+    reasons.write_text(f"{first.row}\tnumbers that are not finite\n")
+    (tmp_path / "root" / NAME).write_text(CONTENT)
+    done = merge(run, weights, tmp_path / "out", "--anchor", tmp_path / "root" / NAME, chunks=[], check=False)
+    assert done.returncode == 69 and f"{first.id}: numbers that are not finite" in done.stderr and "is missing" in done.stderr
+
+
+@pytest.mark.parametrize("at", [0, -1])
+def test_damage_to_vectors_that_no_record_wants_is_exit_68_too(run, weights, tmp_path, at):
+    chunks = sorted((run / "vectors").glob("*.h5"))
+    lines = (run / "records.tsv").read_text().splitlines(keepends=True)
+    name = lines[at].split("\t")[3]
+    bad = tmp_path / f"{name}.h5"
+    shutil.copy(run / "vectors" / bad.name, bad)
+    with h5py.File(bad, "r+") as file:
+        file["representations/3/mean"][0] += 1
+    (tmp_path / "records.tsv").write_text("".join(line for line in lines if line.split("\t")[3] != name))
+    others = [chunk for chunk in chunks if chunk.name != bad.name]
+    refused(run, weights, tmp_path, 68, f"{bad.name}: dataset representations/3/mean was damaged", chunks=[bad, *others], records=tmp_path / "records.tsv")
+
+
+def test_vectors_of_another_sequence_under_a_record_are_noticed(run, weights, tmp_path):
+    lines = (run / "records.tsv").read_text().splitlines(keepends=True)
+    columns = [line.split("\t") for line in lines]
+    columns[0][3:5], columns[1][3:5] = columns[1][3:5], columns[0][3:5]
+    (tmp_path / "records.tsv").write_text("".join("\t".join(line) for line in columns))
+    refused(run, weights, tmp_path, 69, "holds another sequence", records=tmp_path / "records.tsv")
