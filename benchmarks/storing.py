@@ -93,7 +93,10 @@ def main(options: Options) -> None:
     date = datetime.date.today().isoformat()
     out = Path(options.out or HERE / "results" / f"storing-{date}.json")
     out.write_text(
-        json.dumps(dict(date=date, shape=vectors.shape, drawn=not options.vectors, machine=machine(torch.device("cpu")), results=results), indent=1) + "\n"
+        json.dumps(
+            dict(benchmark="storing", date=date, shape=vectors.shape, drawn=not options.vectors, machine=machine(torch.device("cpu")), cells=results), indent=1
+        )
+        + "\n"
     )
 
 
