@@ -11,7 +11,7 @@ import json
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Union
 
 import h5py
 import numpy as np
@@ -126,9 +126,9 @@ class ChunkFile:
         """D of a vector dataset."""
         return self._file[name].shape[1]
 
-    def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
+    def vectors(self, name: str, rows: Union[np.ndarray, Sequence[int]]) -> np.ndarray:
         """(len(rows), D) for mean and bos, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""
-        starts = self._starts.get(name)
+        rows, starts = np.asarray(rows), self._starts.get(name)
         first, end = (rows, rows + 1) if starts is None else (starts[rows], starts[rows + 1])
         out = np.empty((int((end - first).sum()), self.width(name)), self._places[name].dtype)
         borders = [0, *(np.flatnonzero(first[1:] != end[:-1]) + 1).tolist(), len(rows)]
