@@ -5,6 +5,7 @@
 not those of the ledger. Reads every byte; changes nothing.
 """
 
+import glob
 import os
 import resource
 import signal
@@ -81,7 +82,7 @@ def in_a_process(path: Path, call: Callable[[], int]) -> int:
         code = 1
         try:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            seconds = SECONDS + path.stat().st_size // SLOWEST if path.exists() else SECONDS
+            seconds = processor_seconds(path)
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             code = call()
         except BaseException:
@@ -93,6 +94,13 @@ def in_a_process(path: Path, call: Callable[[], int]) -> int:
     if os.WIFSIGNALED(status):
         raise CorruptStore(f"{path.name} is damaged: HDF5 itself fails on it ({signal.Signals(os.WTERMSIG(status)).name})")
     return os.WEXITSTATUS(status)
+
+
+def processor_seconds(path: Path) -> int:
+    """What one file may take; an index what its shards take, which stand beside it."""
+    folder = path.resolve().parent
+    read = [path, *folder.glob(f"{glob.escape(path.resolve().stem)}_*_of_*{path.suffix}")]
+    return SECONDS + sum(file.stat().st_size for file in read if file.exists()) // SLOWEST
 
 
 def recipe_of(path: Path) -> Identity:

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+import check_h5
 from protembed import open_embeddings
 from protembed.errors import CorruptStore
 from protembed.store import check_embeddings
@@ -92,6 +93,15 @@ def test_check_h5_takes_an_index_with_its_ledger_and_shards(one_and_three):
     three = one_and_three[1]
     run_inside("check_h5.py", three / "embeddings.h5", "--ledger", three / "ledger.tsv")
     run_inside("check_h5.py", *(three / name for name in NAMES))
+
+
+def test_the_check_of_an_index_may_take_as_long_as_reading_its_shards_takes(three, monkeypatch):
+    monkeypatch.setattr(check_h5, "SLOWEST", 1)
+    everything = sum(path.stat().st_size for path in three.glob("*.h5"))
+    assert check_h5.processor_seconds(three / "embeddings.h5") == check_h5.SECONDS + everything
+    alone = (three / NAMES[1]).stat().st_size
+    assert check_h5.processor_seconds(three / NAMES[1]) == check_h5.SECONDS + alone
+    assert check_h5.processor_seconds(three / "nothing.h5") == check_h5.SECONDS
 
 
 def test_more_shards_than_records_are_as_many_as_records(run, weights, tmp_path):  # noqa: F811
