@@ -147,16 +147,17 @@ def measure(folder: Path, options: Options) -> dict:
     (folder / "weights.json").write_text(json.dumps({"model": "given", "random": 1}))
     merge = [sys.executable, BIN / "merge_chunks.py", *chunks.iterdir(), "--records", split / "records.tsv", "--weights", folder / "weights.json"]
     copying, merging = [], []
+
+    def with_memory_in_use(*command: object) -> dict:
+        use_memory(options.used_memory, folder, [*chunks.iterdir(), split / "records.tsv"])
+        return measured(*command)
+
     for _ in range(options.rounds):
-        for runs, made, command in (
-            (copying, "copy", ["bash", "-c", 'cp -r "$0" "$1" && sync "$1"/*', chunks, folder / "copy"]),
-            (merging, "out", [*merge, "--outdir", folder / "out"]),
-        ):
-            use_memory(options.used_memory, folder, [*chunks.iterdir(), split / "records.tsv"])
-            runs.append(measured(*command))
-            if made == "out":
-                cell["published"] = sorted(path.name for path in (folder / made).iterdir())
-            shutil.rmtree(folder / made)
+        copying.append(with_memory_in_use("bash", "-c", 'cp -r "$0" "$1" && sync "$1"/*', chunks, folder / "copy"))
+        shutil.rmtree(folder / "copy")
+        merging.append(with_memory_in_use(*merge, "--outdir", folder / "out"))
+        cell["published"] = sorted(path.name for path in (folder / "out").iterdir())
+        shutil.rmtree(folder / "out")
     cell["cp"], cell["merge"] = of_rounds(copying), of_rounds(merging)
     cell["merge_rate_over_cp"] = cell["cp"]["seconds"] / cell["merge"]["seconds"]
     return cell

@@ -95,7 +95,7 @@ def check_coverage(writer: Writer, outcomes: Iterable[Outcomes]) -> None:
         embedded = np.flatnonzero(some.has_vector)
         ids, digests = writer.written(row, row + len(embedded))
         wanted = [some.records.ids[at] for at in embedded.tolist()]
-        if ids != wanted or not np.array_equal(digests, some.records.digests()[embedded]):
+        if ids != wanted or not np.array_equal(digests, some.digests[embedded]):
             raise Incomplete(f"rows from {row} to {row + len(embedded) - 1} of embeddings.h5 are not the records of the input; please report it")
         row += len(embedded)
 

@@ -33,6 +33,7 @@ class Outcomes(NamedTuple):
     """What became of some consecutive records, (n,) each."""
 
     records: RecordColumns
+    digests: np.ndarray  # (n, 32) uint8, records.sha256; zeros where there is none
     # see status_of; or skipped, as a policy asked; failed, in the model; kept, in a checkpoint beside a failed one; lost: should never be
     statuses: List[str]
     flags: np.ndarray  # uint8, sums of layout.Flag

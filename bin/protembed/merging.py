@@ -1,6 +1,5 @@
 """Which file holds each record's vector: looked up, compared by digest, and gathered in the order of the input."""
 
-import sys
 from concurrent.futures import Executor, Future
 from typing import Dict, List, Mapping, Protocol, Sequence
 
@@ -70,7 +69,8 @@ class VectorFiles:
         digests = records.digests()
         for code in _each_once(codes[codes >= 0]):
             self._in_use.setdefault(code)
-            self._have_read(code, most=1)
+            if not self._checks:  # the first file is read while the records are counted
+                self._have_read(code)
             file, here = self._files[code], np.flatnonzero(codes == code)
             here = here[rows[here] < len(file)]
             here = here[(file.digests[rows[here]] == digests[here]).all(axis=1)]
@@ -85,7 +85,7 @@ class VectorFiles:
             statuses[at], reasons[at] = self._without_vector(records, at)
         for at in np.flatnonzero(found & self._worth_a_word(flags, residues)).tolist():
             reasons[at] = "; ".join(filter(None, [reasons[at], *self._in_words(int(flags[at]), int(residues[at]))]))
-        return Outcomes(records, statuses, flags, reasons, residues, found)
+        return Outcomes(records, digests, statuses, flags, reasons, residues, found)
 
     def _codes(self, records: RecordColumns) -> np.ndarray:
         code_of = self._code.get
@@ -126,7 +126,7 @@ class VectorFiles:
             samples=records.samples,
             lengths=np.array(records.residues, np.int32),
             flags=outcomes.flags[places],
-            digests=records.digests(),
+            digests=outcomes.digests[places],
             residues=outcomes.residues[places],
             vectors={name: _joined([file.vectors(name, some) for file, some in runs]) for name in self.names},
         )
@@ -138,8 +138,8 @@ class VectorFiles:
             self._have_read(later)
         self._checks[code].result()
 
-    def _have_read(self, code: int, most: int = sys.maxsize) -> None:
-        if code not in self._checks and len(self._checks) < most:
+    def _have_read(self, code: int) -> None:
+        if code not in self._checks:
             self._checks[code] = self._beside.submit(self._files[code].check_vectors)
 
     def check_the_rest(self) -> None:

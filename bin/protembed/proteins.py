@@ -28,14 +28,6 @@ def id_of(title: str) -> str:
     return (title.split(None, 1) or [""])[0]
 
 
-def ids_of(titles: List[str]) -> List[str]:
-    """Those of many headers."""
-    try:
-        return [title.split(None, 1)[0] for title in titles]
-    except IndexError:
-        return list(map(id_of, titles))
-
-
 def canonical(residues: str) -> str:
     """Upper case, without white space, one trailing `*` stripped."""
     residues = "".join(residues.split()).upper()
@@ -80,4 +72,4 @@ def digests_of(sequences: Iterable[str]) -> bytes:
 def read_fasta(path: Path) -> Iterator[Record]:
     """Stream the records of a FASTA file, plain, .gz, .bz2 or .zst; BadInput as read_blocks raises it."""
     for titles, residues in read_blocks(path):
-        yield from map(Record, ids_of(titles), all_canonical(residues)[0])
+        yield from map(Record, map(id_of, titles), all_canonical(residues)[0])

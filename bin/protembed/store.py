@@ -69,7 +69,8 @@ class EmbeddingsWriter:
             file["embeddings"] = file[means[0]]
 
     def append(self, block: RecordBlock) -> None:
-        """Write the next records."""
+        """Write the next records; BadOption names one with a number that the file's type cannot hold."""
+        block = rounded(block, self._form.dtype)
         here = slice(self._next, self._next + len(block.ids))
         for column, words in zip(self._columns, (block.ids, block.samples)):
             self._file[column][here] = np.array(words, dtype=object)
@@ -79,12 +80,9 @@ class EmbeddingsWriter:
         for column, name in self._offsets.items():
             self._file[column][here.start + 1 : here.stop + 1] = self._vectors[name].filled + np.cumsum(rows_of(name, block.residues))
         for name, rows in self._vectors.items():
-            rows.append(self._rounded(name, block))
+            rows.append(block.vectors[name])
         self._next = here.stop
         self._raise_fault()
-
-    def _rounded(self, name: str, block: RecordBlock) -> List[np.ndarray]:
-        return [piece if piece.dtype == self._form.dtype else rounded(piece, self._form.dtype, name, block) for piece in block.vectors[name]]
 
     def written(self, start: int, stop: int) -> Tuple[List[str], np.ndarray]:
         """Ids and digests of some rows, read back from the file."""
@@ -101,8 +99,14 @@ class EmbeddingsWriter:
         return seal(self._file, dict(attributes, format=FORMAT), {name: rows.checksum() for name, rows in self._vectors.items()})
 
 
-def rounded(piece: np.ndarray, dtype: str, name: str, block: RecordBlock) -> np.ndarray:
-    """Vectors in another type; BadOption names the first record with a number that the type cannot hold."""
+def rounded(block: RecordBlock, dtype: str) -> RecordBlock:
+    """The block with all vectors in this type; BadOption names the first record with a number that the type cannot hold."""
+    return block._replace(vectors={name: [_in_type(piece, dtype, name, block) for piece in pieces] for name, pieces in block.vectors.items()})
+
+
+def _in_type(piece: np.ndarray, dtype: str, name: str, block: RecordBlock) -> np.ndarray:
+    if piece.dtype == dtype:
+        return piece
     with np.errstate(over="ignore"):
         result = piece.astype(dtype)
     if not np.isfinite(result).all():
@@ -158,6 +162,7 @@ class ShardedWriter:
         if self._shard is None:
             self._name, sizes = next(self._coming)
             self._shard = self._unfinished.enter_context(creating_embeddings(self._folder / self._name, sizes, self._form))
+        block = rounded(block, self._form.dtype)  # once for both
         self._shard.append(block)
         self._index.append(block)
         if not self._shard.room:
