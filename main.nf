@@ -13,7 +13,7 @@ include { closingWords; labelled; openingWords; parsed } from './modules/console
 include { failureWords; lackHere } from './modules/failure/main.nf'
 include { checkpointAnchor; downloadAnchor; fusionIsOn; workFolder } from './modules/folders/main.nf'
 include { freshNotes; note; removeNotes } from './modules/progress/main.nf'
-include { inputsOf } from './modules/inputs/main.nf'
+include { filesNamed; inputsOf } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { PLAN_RUN      } from './modules/plan_run/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
@@ -53,7 +53,7 @@ workflow {
 
     inputs  = inputsOf(chosen.input)
     fastas  = inputs.collect { input -> input.fasta }
-    model_file = isLocalModel(chosen.model) ? files(chosen.model, checkIfExists: true) : []
+    model_file = isLocalModel(chosen.model) ? filesNamed('model', chosen.model) : []
     policy  = chosen.subMap(['invalid_residues', 'duplicate_ids', 'verify'])
     longest = chosen.long_sequences == 'error' ? chosen.max_residues : 0
     SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file, checkpoints), names: fastas.collect { path -> path.name }, samples: inputs.collect { input -> input.sample }], code)
@@ -71,7 +71,7 @@ workflow {
     recipe = chosen.subMap(['repr_layers', 'include', 'long_sequences', 'max_residues', 'on_failure'])
 
     // With --reuse, what earlier files hold is taken out of the chunks; the merge takes it from there.
-    earlier = (chosen.reuse ?: '').tokenize(',').collectMany { entry -> files(entry.trim(), checkIfExists: true) }
+    earlier = (chosen.reuse ?: '').tokenize(',').collectMany { entry -> filesNamed('reuse', entry.trim()) }
     places  = earlier.withIndex(1).collect { path, number -> "earlier/${number}/${path.name}".toString() }
     work    = SPLIT_FASTA.out
     if( earlier ) {

@@ -56,3 +56,11 @@ def test_faults_of_a_samplesheet_are_named_before_any_task(tmp_path, hostile_pt,
         run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--input", sheet, parser=parser, check=False)
         assert run.code != 0 and not run.submitted()
         assert all(line in run.output for line in says), run.output
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("name, given", [("input", "nothing*.fasta"), ("input", "nothing.csv"), ("model", "nothing.pt"), ("reuse", "nothing.h5")])
+def test_a_file_that_is_not_there_is_named_with_its_parameter_in_one_line_before_any_task(tmp_path, hostile_pt, name, given, parser):
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), f"--{name}", given, parser=parser, check=False)
+    assert run.code != 0 and not run.submitted()
+    assert f"--{name} names {given}, and there is no such file" in run.output

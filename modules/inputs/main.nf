@@ -4,15 +4,24 @@
 def inputsOf(input) {
     def entries = input.tokenize(',').collect { entry -> entry.trim() }
     if( entries.size() == 1 && entries[0] ==~ /.*\.(csv|tsv)/ ) {
-        return rowsOf(file(entries[0], checkIfExists: true))
+        return rowsOf(filesNamed('input', entries[0])[0])
     }
     def sheet = entries.find { entry -> entry ==~ /.*\.(csv|tsv)/ }
     if( sheet ) {
         error("--input names the samplesheet ${sheet} beside other files; give one samplesheet, or FASTA files")
     }
     return entries
-        .collectMany { entry -> files(entry, checkIfExists: true).sort { path -> path.name } }
+        .collectMany { entry -> filesNamed('input', entry).sort { path -> path.name } }
         .collect { path -> [fasta: stageable(path), sample: ''] }
+}
+
+// The files that a parameter names by path or glob; the run ends when there is none.
+def filesNamed(parameter, name) {
+    def found = files(name).findAll { path -> path.exists() }
+    if( !found ) {
+        error("--${parameter} names ${name}, and there is no such file; nothing was run")
+    }
+    return found
 }
 
 // The rows of a samplesheet: columns `sample` and `fasta` in any order, others are not looked at. Relative paths start from its folder.
