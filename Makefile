@@ -3,7 +3,7 @@
 # make kill-test  1000 real proteins, 2 workers: kill them, Nextflow and everything in mid-run, resume, compare every bit, print a report
 # make storm   SIGKILLs at random instants, results compared with an undisturbed run's   (KILLS=200, SEED=0)
 # make fuzz   drawn FASTA files and command lines for the split: no traceback, no record lost   (MINUTES=10, SEED=0)
-# make test-docker   those in containers: needs a Docker daemon and `make images`
+# make test-docker   those in containers: needs a Docker daemon and `make images`; make test-podman: needs Podman with the same images
 # make test-slurm   those on a cluster: needs a SLURM with two GPUs, which .ci/slurm-up pretends on a bare Debian machine (root)
 # make setup   only set up: .venv from locked requirements, Nextflow
 # make lint    what .pre-commit-config.yaml runs: ruff, mypy, the table and the picture that are made from files
@@ -20,7 +20,7 @@ MINUTES ?= 10
 LOCK    := containers/requirements/dev.txt
 STAMP   := .venv/.complete
 
-.PHONY: setup nextflow demo test kill-test storm fuzz test-docker test-slurm images lint lock
+.PHONY: setup nextflow demo test kill-test storm fuzz test-docker test-podman test-slurm images lint lock
 
 setup: $(STAMP)
 
@@ -42,7 +42,7 @@ demo: setup
 	@tools/nextflow run main.nf -profile demo,venv --model '$(MODEL)' --outdir '$(OUTDIR)' -resume
 
 test: setup
-	@.venv/bin/python -m pytest -m 'not docker and not slurm' $(TESTS)
+	@.venv/bin/python -m pytest -m 'not docker and not podman and not slurm' $(TESTS)
 
 kill-test: setup
 	@.venv/bin/python -m tests.kill_report
@@ -53,11 +53,8 @@ storm: setup
 fuzz: setup
 	@.venv/bin/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
-test-docker: setup
-	@.venv/bin/python -m pytest -m docker $(TESTS)
-
-test-slurm: setup
-	@.venv/bin/python -m pytest -m slurm $(TESTS)
+test-docker test-podman test-slurm: test-%: setup
+	@.venv/bin/python -m pytest -m $* $(TESTS)
 
 lint: setup
 	@.venv/bin/ruff check .
