@@ -12,7 +12,7 @@ from protembed.errors import BadInput
 from protembed.fasta import header_lines
 from protembed.first_seen import FirstSeen
 from protembed.layout import Flag
-from protembed.proteins import all_canonical, are_usual, foreign_letters, id_of, substitute_foreign
+from protembed.proteins import all_canonical, are_usual, foreign_letters, ids_of, substitute_foreign
 from protembed.records import CheckedRecords
 
 MOST_OFFENDERS_SHOWN = 20
@@ -37,7 +37,7 @@ class RecordChecker:
 
     def check(self, titles: List[str], residues: List[str]) -> CheckedRecords:
         """The next records of the file."""
-        given = list(map(id_of, titles))
+        given = ids_of(titles)
         sequences, usual = all_canonical(residues)
         lengths = list(map(len, sequences))
         faults = [(place, what) for place, what in enumerate(map(_fault_of_id, given)) if what] if _some_faulty(given) else []

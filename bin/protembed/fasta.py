@@ -5,6 +5,7 @@ header_lines() for its line, which reads the file again.
 """
 
 import bz2
+import codecs
 import contextlib
 import gzip
 import io
@@ -32,8 +33,7 @@ def read_blocks(path: Path) -> Iterator[Tuple[List[str], List[str]]]:
         with open_text(path) as handle:
             records = SimpleFastaParser(chain([_first_header(handle, path.name)], handle))
             while block := list(islice(records, BLOCK_RECORDS)):
-                titles, residues = zip(*block)
-                yield list(titles), list(residues)
+                yield [title for title, _ in block], [residues for _, residues in block]
     except FileNotFoundError:
         raise BadInput(f"{path.name}: no such file") from None
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
@@ -72,7 +72,8 @@ def open_text(path: Path) -> IO[str]:
         raw = io.BufferedReader(_ZstandardFrames(path), 1 << 20)
     else:
         raw = open(path, "rb", buffering=1 << 20)  # noqa: SIM115
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape")
+    marked = raw.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8)
+    return io.TextIOWrapper(raw, encoding="utf-8-sig" if marked else "utf-8", errors="surrogateescape")  # plain utf-8 is decoded in C
 
 
 def _first_header(handle: IO[str], name: str) -> str:

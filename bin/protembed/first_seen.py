@@ -39,13 +39,15 @@ class FirstSeen:
         known = np.frombuffer(self._keys, np.uint64).reshape(-1, 2)
         mask = len(self._slots) - 1
         first = np.empty(stop - start, np.int64)
-        pending = np.arange(start, stop)
+        pending = np.arange(start, stop, dtype=np.int32)
         slots = (known[start:stop, 0] & np.uint64(mask)).astype(np.int64)
         while len(pending):
             claimed = np.flatnonzero(self._slots[slots] == FREE)[::-1]  # backwards: of several claims the first in order is written last
             self._slots[slots[claimed]] = pending[claimed]
             occupants = self._slots[slots]
-            other = (known[occupants] != known[pending]).any(axis=1)
-            first[pending[~other] - start] = occupants[~other]
+            first[pending - start] = occupants
+            met = np.flatnonzero(occupants != pending)  # few: the table is at most half full
+            its, here = known[occupants[met]], known[pending[met]]
+            other = met[(its[:, 0] != here[:, 0]) | (its[:, 1] != here[:, 1])]
             pending, slots = pending[other], (slots[other] + 1) & mask
         return first

@@ -23,9 +23,9 @@ class Record(NamedTuple):
     sequence: str  # canonical; letters outside ALPHABET are still in it
 
 
-def id_of(title: str) -> str:
-    """A header's first word; empty when there is none."""
-    return (title.split(None, 1) or [""])[0]
+def ids_of(titles: List[str]) -> List[str]:
+    """The first word of each header; empty when there is none."""
+    return [(title.split(None, 1) or [""])[0] for title in titles]
 
 
 def canonical(residues: str) -> str:
@@ -72,4 +72,4 @@ def digests_of(sequences: Iterable[str]) -> bytes:
 def read_fasta(path: Path) -> Iterator[Record]:
     """Stream the records of a FASTA file, plain, .gz, .bz2 or .zst; BadInput as read_blocks raises it."""
     for titles, residues in read_blocks(path):
-        yield from map(Record, map(id_of, titles), all_canonical(residues)[0])
+        yield from map(Record, ids_of(titles), all_canonical(residues)[0])
