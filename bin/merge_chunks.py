@@ -88,18 +88,6 @@ def write_all(writer: Writer, outcomes: Iterable[Outcomes], files: VectorFiles, 
     files.check_the_rest()
 
 
-def check_coverage(writer: Writer, outcomes: Iterable[Outcomes]) -> None:
-    """Compare ids and digests of the file, read back, with the records, in order."""
-    row = 0
-    for some in outcomes:
-        embedded = np.flatnonzero(some.has_vector)
-        ids, digests = writer.written(row, row + len(embedded))
-        wanted = [some.records.ids[at] for at in embedded.tolist()]
-        if ids != wanted or not np.array_equal(digests, some.digests[embedded]):
-            raise Incomplete(f"rows from {row} to {row + len(embedded) - 1} of embeddings.h5 are not the records of the input; please report it")
-        row += len(embedded)
-
-
 def sizes_of_shards(outcomes: Iterable[Outcomes], whole: Sizes, shard_rows: int) -> List[Sizes]:
     """What each of the files will hold that get `shard_rows` records, the last one the rest."""
     residues, pairs = (np.zeros(-(-whole.records // shard_rows), np.int64) for _ in range(2))
@@ -170,7 +158,7 @@ def main(options: Options) -> None:
         def outcomes() -> Iterator[Outcomes]:
             return map(files.outcomes, read_columns(Path(options.records)))
 
-        totals = count(outcomes(), options.on_failure)
+        totals, coverage = count(outcomes(), options.on_failure)
         verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
         attributes = dict(run_attributes(files, totals, options), verify=json.dumps(verdict))
         widths = {name: next(iter(files.by_name.values())).width(name) for name in files.names}
@@ -181,8 +169,9 @@ def main(options: Options) -> None:
         shards = sizes_of_shards(outcomes(), sizes, shard_rows) if options.shards > 1 else []
         with creating(outdir / "embeddings.h5", sizes, Form(options.store_dtype, options.compression), shards, attributes) as writer:
             write_all(writer, outcomes(), files, shard_rows, ledger, failed)
-            check_coverage(writer, outcomes())
             writer.finish(attributes)
+            if writer.coverage() != coverage:
+                raise Incomplete("the ids or sequences of embeddings.h5 are not those of the input; please report it")
     write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict), indent=2) + "\n")
     if options.anchor and not options.keep_checkpoints:
         for name in files.by_name:

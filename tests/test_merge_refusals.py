@@ -8,6 +8,7 @@ import pytest
 
 from protembed.anchor import CONTENT, NAME
 from protembed.layout import failures_path
+from protembed.merging import VectorFiles
 from protembed.records import read_records
 from tests.conftest import run_inside
 from tests.test_merge_chunks import merge, run  # noqa: F401
@@ -31,6 +32,21 @@ def test_a_chunk_of_another_recipe_is_exit_67_with_the_difference_in_words(run, 
     chunks = sorted((run / "vectors").glob("*.h5"))
     run_inside("embed_chunk.py", run / "chunks" / f"{chunks[0].stem}.fasta", "--weights", weights, "--outdir", tmp_path / "other", "--repr-layers", "2")
     refused(run, weights, tmp_path, 67, "repr_layers:", chunks=[*chunks[1:], *(tmp_path / "other").glob("*.h5")])
+
+
+@pytest.mark.parametrize("shards", ["1", "2"])
+@pytest.mark.parametrize("field", ["ids", "digests"])
+def test_a_merge_that_puts_vectors_under_other_names_publishes_nothing(run, weights, tmp_path, monkeypatch, field, shards):
+    block = VectorFiles.block
+
+    def mixed_up(self, outcomes, places):
+        right = block(self, outcomes, places)
+        return right._replace(**{field: getattr(right, field)[::-1]})
+
+    monkeypatch.setattr(VectorFiles, "block", mixed_up)
+    done = merge(run, weights, tmp_path / "out", "--shards", shards, check=False)
+    assert done.returncode == 69 and "are not those of the input" in done.stderr
+    assert not (tmp_path / "out" / "embeddings.h5").exists() and not (tmp_path / "out" / "ledger.tsv").exists()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])

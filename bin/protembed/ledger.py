@@ -1,9 +1,10 @@
 """ledger.tsv: what became of every record of the input, in its order; failed.tsv: those without a vector, when there are any."""
 
+import hashlib
 from collections import Counter
 from itertools import compress
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -76,8 +77,15 @@ class Totals(NamedTuple):
         return sum(self.counts[status] for status in WITH_VECTOR)
 
 
-def count(outcomes: Iterable[Outcomes], on_failure: str) -> Totals:
-    """Count statuses and flags; Incomplete when a record has no vector that should have one.
+class Coverage(NamedTuple):
+    """Which records have a vector, in order: hexadecimal SHA-256 of their ids, one per line, and of their digests end to end."""
+
+    ids: str
+    digests: str
+
+
+def count(outcomes: Iterable[Outcomes], on_failure: str) -> Tuple[Totals, Coverage]:
+    """Count statuses and flags, and take down what the file has to hold; Incomplete when a record has no vector that should have one.
 
     on_failure: 'skip' lets failed sequences go without a vector, never a lost one.
     """
@@ -85,7 +93,10 @@ def count(outcomes: Iterable[Outcomes], on_failure: str) -> Totals:
     kinds: Counter = Counter()
     shown: List[str] = []
     residues, pairs, has_samples = 0, 0, False
+    ids, digests = hashlib.sha256(), hashlib.sha256()
     for some in outcomes:
+        ids.update("\n".join([*compress(some.records.ids, some.has_vector.tolist()), ""]).encode())
+        digests.update(some.digests[some.has_vector].tobytes())
         kinds.update(zip(some.statuses, some.flags.tolist()))
         residues += int(some.residues.sum())
         pairs += int(rows_of(CONTACTS, some.residues).sum())
@@ -102,7 +113,7 @@ def count(outcomes: Iterable[Outcomes], on_failure: str) -> Totals:
         kept = f"; {counts['kept']} others of their chunks are kept in checkpoints" if counts["kept"] else ""
         first = f"{counts['wanted']} of {counts['records']} records have no vector{kept}; resume to try them again, or give --on_failure skip:"
         raise Incomplete("\n".join([first, *shown]))
-    return Totals(counts, flags, residues, pairs, has_samples)
+    return Totals(counts, flags, residues, pairs, has_samples), Coverage(ids.hexdigest(), digests.hexdigest())
 
 
 def read_ledger(path: Path) -> Iterator[Dict[str, str]]:

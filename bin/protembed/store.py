@@ -14,6 +14,7 @@ In shards, each is such a file of consecutive records (attrs shard, shards), and
 datasets of vectors, whose rows stand in them (attr shard_files: JSON, name -> content_sha256).
 """
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -28,8 +29,9 @@ from protembed.consistency import check_whole
 from protembed.errors import BadOption
 from protembed.hdf5 import create_contiguous, writing
 from protembed.layout import CONTACTS, FORMAT, is_per_residue, is_ragged, offsets_name, rows_of
+from protembed.ledger import Coverage
 from protembed.records import RecordBlock
-from protembed.seals import damage_named, opened, seal
+from protembed.seals import blocks_of, damage_named, opened, seal
 from protembed.vector_rows import Form, Part, VectorRows, rows_elsewhere, rows_in_file
 
 
@@ -84,9 +86,14 @@ class EmbeddingsWriter:
         self._next = here.stop
         self._raise_fault()
 
-    def written(self, start: int, stop: int) -> Tuple[List[str], np.ndarray]:
-        """Ids and digests of some rows, read back from the file."""
-        return self._file["sequence_ids"].asstr()[start:stop].tolist(), self._file["sha256"][start:stop]
+    def coverage(self) -> Coverage:
+        """Of the finished file, read back."""
+        ids, digests = hashlib.sha256(), hashlib.sha256()
+        for names in blocks_of(self._file["sequence_ids"]):
+            ids.update(b"\n".join([*names.tolist(), b""]))
+        for block in blocks_of(self._file["sha256"]):
+            digests.update(block.data)
+        return Coverage(ids.hexdigest(), digests.hexdigest())
 
     @property
     def room(self) -> int:
@@ -171,9 +178,9 @@ class ShardedWriter:
             self._unfinished.close()
             self._shard = None
 
-    def written(self, start: int, stop: int) -> Tuple[List[str], np.ndarray]:
-        """Ids and digests of some rows, read back from the index."""
-        return self._index.written(start, stop)
+    def coverage(self) -> Coverage:
+        """Of the finished index, read back."""
+        return self._index.coverage()
 
     def finish(self, attributes: Dict[str, object]) -> None:
         """Write the attributes of the index."""
