@@ -139,7 +139,8 @@ def measure(path: Path, options: Options) -> list:
 
 def main(options: Options) -> None:
     device = usable_device(options.device)
-    result = dict(benchmark="loading", machine=machine(device), options=vars(options), cells=[])
+    shown = {**vars(options), "out": Path(options.out).name, "folder": Path(options.folder).name}
+    result = dict(benchmark="loading", machine=machine(device), options=shown, cells=[])
     for model in options.models.split(","):
         path = Path(options.folder) / f"loading-{model}.pt"
         try:
