@@ -75,7 +75,7 @@ def test_the_version_is_the_manifests(tmp_path):
 
 
 @pytest.mark.nextflow
-@pytest.mark.parametrize("form, parser", zip(["yml", "json"], PARSERS))
+@pytest.mark.parametrize("form, parser", list(zip(["yml", "json"], PARSERS)))
 def test_a_file_of_parameters_reaches_the_tasks_with_its_types(tmp_path, hostile_pt, form, parser):
     given = dict(checkpoint_seconds=7, keep_checkpoints=True, repr_layers=2, dtype="bfloat16", verify=3)
     text = json.dumps(given) if form == "json" else "".join(f"{name}: {str(value).lower()}\n" for name, value in given.items())
