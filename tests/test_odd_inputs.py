@@ -119,3 +119,10 @@ def test_the_table_of_keys_grows_without_forgetting():
     table, first = FirstSeen(), {}
     found = np.concatenate([table.add(part) for part in np.array_split(keys, 100)])
     assert found.tolist() == [first.setdefault(key, number) for number, key in enumerate(map(bytes, keys))]
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_a_byte_order_mark_may_be_cut_by_the_parts_of_a_compressed_file(tmp_path, packer):
+    text = b"\xef\xbb\xbf>a\nMKV\n"
+    (tmp_path / "parts").write_bytes(PACKERS[packer](text[:1]) + PACKERS[packer](text[1:]))
+    assert list(read_blocks(tmp_path / "parts")) == [(["a"], ["MKV"])]

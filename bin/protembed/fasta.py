@@ -5,7 +5,6 @@ header_lines() for its line, which reads the file again.
 """
 
 import bz2
-import codecs
 import contextlib
 import gzip
 import io
@@ -72,8 +71,7 @@ def open_text(path: Path) -> IO[str]:
         raw = io.BufferedReader(_ZstandardFrames(path), 1 << 20)
     else:
         raw = open(path, "rb", buffering=1 << 20)  # noqa: SIM115
-    marked = raw.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8)
-    return io.TextIOWrapper(raw, encoding="utf-8-sig" if marked else "utf-8", errors="surrogateescape")  # plain utf-8 is decoded in C
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape")
 
 
 def _first_header(handle: IO[str], name: str) -> str:
