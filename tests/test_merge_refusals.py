@@ -14,8 +14,8 @@ from tests.conftest import run_inside
 from tests.test_merge_chunks import merge, run  # noqa: F401
 
 
-def refused(run, weights, tmp_path, code, says, **keywords):
-    done = merge(run, weights, tmp_path / "out", check=False, **keywords)
+def refused(run, weights, tmp_path, code, says, *arguments, **keywords):
+    done = merge(run, weights, tmp_path / "out", *arguments, check=False, **keywords)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
     assert says in done.stderr
     assert not (tmp_path / "out" / "embeddings.h5").exists() and not (tmp_path / "out" / "ledger.tsv").exists()
@@ -44,9 +44,7 @@ def test_a_merge_that_puts_vectors_under_other_names_publishes_nothing(run, weig
         return right._replace(**{field: getattr(right, field)[::-1]})
 
     monkeypatch.setattr(VectorFiles, "block", mixed_up)
-    done = merge(run, weights, tmp_path / "out", "--shards", shards, check=False)
-    assert done.returncode == 69 and "are not those of the input" in done.stderr
-    assert not (tmp_path / "out" / "embeddings.h5").exists() and not (tmp_path / "out" / "ledger.tsv").exists()
+    refused(run, weights, tmp_path, 69, "are not those of the input", "--shards", shards)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
