@@ -53,7 +53,7 @@ class Worst:
 
     def take(self, ours: np.ndarray, reference: Tensor) -> None:
         """Both (rows, D); a row is judged by itself. A NaN stays."""
-        ours, reference = torch.from_numpy(ours).double(), reference.double().cpu()
+        ours, reference = torch.tensor(ours, dtype=torch.float64), reference.double().cpu()
         distances = (ours - reference).norm(dim=1) / reference.norm(dim=1)
         cosines = torch.nn.functional.cosine_similarity(ours, reference)
         self.relative_l2 = float(np.maximum(self.relative_l2, distances.max().item()))

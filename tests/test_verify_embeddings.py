@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from protembed import esm2
 from protembed.esm2 import PackedESM2
 from protembed.proteins import digest_of
 from protembed.sampling import Sampler
-from tests.conftest import draw_lengths, make_proteins, run_inside, write_fasta
+from tests.conftest import BIN, draw_lengths, make_proteins, run_inside, write_fasta
 
 COUNT = 6
 
@@ -124,3 +126,42 @@ def test_half_precision_has_its_own_bound(split, weights, tmp_path):
     assert verdict["bound_relative_l2"] == 1.6e-2 and verdict["dtype"] == "bfloat16"
     assert done.returncode == (69 if verdict["worst"]["per_tok"]["relative_l2"] > 1.6e-2 else 0)
     assert verdict["worst"]["mean"]["relative_l2"] > 1e-4, "half precision was not used"
+
+
+# torch leaves these to MKL's vector library (ATen/cpu/vml.h).
+OF_MKL = "acos asin atan cos erf erfc erfinv exp log log10 log2 sin sqrt tan tanh trunc"
+WATCHED = f"""
+import json, os, runpy, sys
+from torch.utils._python_dispatch import TorchDispatchMode
+first = {{}}
+class Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.overloadpacket.__name__.rstrip("_")
+        if name in "{OF_MKL}".split():
+            first.setdefault(name, arguments[0].numel())
+        return function(*arguments, **(keywords or {{}}))
+del sys.argv[0]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+try:
+    with Watch():
+        runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print(json.dumps(first))
+"""
+
+
+def first_calls(script, *arguments):
+    """Function of MKL's vector library -> how many numbers its first call in a new process was for."""
+    done = subprocess.run([sys.executable, "-c", WATCHED, str(BIN / script), *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_no_vector_function_is_computed_before_one_thread_alone_has_called_it(split, weights, tmp_path):
+    """Else two threads race for its kernel, and one may take another that is 4e-5 off (pytorch issue 188792)."""
+    name = json.loads((split / "split.json").read_text())["sampled_chunks"][0]
+    place = ["--weights", weights, "--outdir", tmp_path]
+    ours = first_calls("embed_chunk.py", split / "chunks" / f"{name}.fasta", *place)
+    fair_esms = first_calls("verify_embeddings.py", tmp_path / f"{name}.h5", "--sample", split / "sample.fasta", *place)
+    assert {"cos", "sin", "erf"} <= set(fair_esms)
+    assert set(ours.values()) == set(fair_esms.values()) == {1}, (ours, fair_esms)

@@ -91,6 +91,17 @@ def load_esm2(path: Path, regression: Optional[Path] = None) -> ESM2:
         raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({faults[0]}, and {len(faults) - 1} more)")
     if missing:  # as in fair-esm: without a regression file contacts mean nothing
         model.contact_head.regression.reset_parameters()
+    return _ready(model)
+
+
+def _ready(model: ESM2) -> ESM2:
+    """In eval mode, and safe to run at once.
+
+    MKL chooses the kernel of a vector function at its first call. When that comes from several threads, one of them may get
+    another kernel, whose results were seen to be some 4e-5 off (pytorch issue 188792): the first call is made here, alone.
+    """
+    for function in (torch.cos, torch.sin, torch.erf):  # those in fair-esm's forward pass
+        function(torch.zeros(1))
     return model.eval().requires_grad_(False)
 
 
@@ -137,7 +148,7 @@ def random_esm2(shape: Shape, seed: int = 0, sharpness: float = 3.0) -> ESM2:
         elif name.endswith("bias"):
             value.copy_(0.1 * torch.randn(value.shape, generator=generator))
         value.copy_(value.half().float())
-    return model.eval().requires_grad_(False)
+    return _ready(model)
 
 
 def save_esm2(model: ESM2, path: Path, half: bool = True) -> None:
