@@ -10,6 +10,7 @@ from tests.nextflow import kill, run_pipeline, start_pipeline, wait_for
 NO_RETRY = "process { withName: EMBED_CHUNK { errorStrategy = 'terminate' } }\n"
 ONE_WORKER, AGAIN, IN_RUN = "a worker; the run fails, -resume", "again a worker; the run fails, -resume", "a worker; Nextflow retries it, the run goes on"
 HEAD, EVERYTHING = "Nextflow; its workers live on, -resume beside them", "everything at once, -resume"
+TOO_FAST = "the run was over before it could be killed in mid-work; give --seconds less, or a larger --model:\n"
 PATIENCE = 400  # seconds for one step, on a slow and busy machine
 
 
@@ -51,7 +52,7 @@ class Drill:
             own = any(worker.started > self.began for worker in risks)
             return risks if own and None not in risks.values() and max(risks.values()) >= self.seconds / 2 else None
 
-        risks = wait_for(ripe, PATIENCE, still=self.is_running)
+        risks = wait_for(ripe, PATIENCE, still=self.is_running, told=lambda: TOO_FAST + self.console())
         self.seen = len(durable(self.folder))
         return risks
 
@@ -71,8 +72,8 @@ class Drill:
         orphans = [worker.chunk for worker in embedding_workers(self.folder)] if what == HEAD else []
         self.kills.append(Kill(what, len(hit), time.time(), {worker.chunk: seconds for worker, seconds in risks.items()}, orphans))
 
-    def was_told(self, words: str) -> bool:
-        return words in (self.folder / "console.txt").read_text()
+    def console(self) -> str:
+        return (self.folder / "console.txt").read_text()
 
 
 def drill(folder: Path, arguments: List[object], seconds: float) -> Drill:
@@ -85,7 +86,7 @@ def drill(folder: Path, arguments: List[object], seconds: float) -> Drill:
         assert done.run.wait(PATIENCE) != 0, "the run was to fail with its worker"
     done.start()
     done.strike(IN_RUN)
-    wait_for(lambda: done.was_told("Execution is retried (1)"), PATIENCE, still=done.is_running)
+    wait_for(lambda: "Execution is retried (1)" in done.console(), PATIENCE, still=done.is_running, told=done.console)
     done.strike(HEAD)
     assert done.kills[-1].orphans, "workers were to live on"
     done.run.wait()

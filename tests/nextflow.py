@@ -81,11 +81,11 @@ def start_pipeline(folder, *arguments, parser="v1", env=None):
         return subprocess.Popen(command(*arguments), cwd=folder, env=surroundings, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def wait_for(condition, seconds=120, still=lambda: True):
-    """Poll until `condition()` holds; AssertionError when `still()` does not any more or the time is over."""
+def wait_for(condition, seconds=120, still=lambda: True, told=lambda: ""):
+    """Poll until `condition()` holds; AssertionError with `told()` when `still()` does not any more or the time is over."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert still() and time.monotonic() < deadline, "waited in vain"
+        assert still() and time.monotonic() < deadline, f"waited in vain; {told()}"
         time.sleep(0.01)
     return found
 

@@ -93,7 +93,7 @@ class Folder:
         """Start a run, end Nextflow by the signal when it is in the phase, and see what its tasks do."""
         run = self.stop_in_publishing() if phase == PUBLISHING else self.start(held_from=phase)
         if phase != PUBLISHING:
-            wait_for(lambda: self.held(phase), still=lambda: run.poll() is None)
+            wait_for(lambda: self.held(phase), still=lambda: run.poll() is None, told=self.console)
         wait_for(lambda: not any(map(is_alive, self.orphans)))  # of earlier kills: they had their time beside this run
         if phase not in AFTER_EMBEDDING:
             self.reusable = len(self.durable_rows())
@@ -117,7 +117,7 @@ class Folder:
         copy = self.path / "results" / "embeddings.h5"
         for _ in range(5):
             run = self.start()
-            wait_for(copy.exists, still=lambda run=run: run.poll() is None)
+            wait_for(copy.exists, still=lambda run=run: run.poll() is None, told=self.console)
             os.kill(run.pid, signal.SIGSTOP)
             if copy.stat().st_size < max(path.stat().st_size for path in self.path.glob("work/*/*/embeddings.h5")):
                 return run
