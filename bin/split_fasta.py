@@ -9,12 +9,14 @@ order), sample.fasta (what verify_embeddings.py will embed again) and split.json
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Tuple
 
 import numpy as np
 
 from protembed.atomic import write_text
+from protembed.beside import beside
 from protembed.borders import chunk_residues_for
 from protembed.checking import RecordChecker
 from protembed.chunking import writing_chunks
@@ -26,6 +28,7 @@ from protembed.sampling import Sampler
 from protembed.shapes import LONGEST_CHUNK, bounds_of_chunks, guessed_shape
 from protembed.windows import POLICIES, window_count
 
+READ_BESIDE = 1 << 24  # bytes of input from which on a second process, that reads and unpacks it, repays its start
 LARGEST_NUMBER = 1 << 50  # of an option; products of two lengths stay within 64 bits where sequences are of this world
 
 
@@ -79,12 +82,28 @@ def read_all(options: Options, checker: RecordChecker) -> Iterator[CheckedRecord
     samples = options.samples.split(",") if options.samples else [""] * len(options.fasta)
     if len(samples) != len(options.fasta):
         raise BadOption(f"--samples names {len(samples)} samples for {len(options.fasta)} files")
-    for path, sample in zip(options.fasta, samples):
-        checker.begin(Path(path), sample)
-        for titles, residues in read_blocks(Path(path)):
-            records = checker.check(titles, residues)
-            if not checker.offender_count:  # else nothing will be embedded: only the rest of the list of offenders matters
-                yield records
+    paths = [Path(path) for path in options.fasta]
+    reading = partial(read_files, paths)
+    beginning = -1
+    for number, titles, residues in beside(reading) if sum(map(size_of, paths)) >= READ_BESIDE else reading():
+        if number != beginning:
+            checker.begin(paths[number], samples[number])
+            beginning = number
+        records = checker.check(titles, residues)
+        if not checker.offender_count:  # else nothing will be embedded: only the rest of the list of offenders matters
+            yield records
+
+
+def read_files(paths: List[Path]) -> Iterator[Tuple[int, List[str], List[str]]]:
+    """(number of the file, titles, residues) of the records of all files; as read_blocks."""
+    for number, path in enumerate(paths):
+        for titles, residues in read_blocks(path):
+            yield number, titles, residues
+
+
+def size_of(path: Path) -> int:
+    """Bytes; 0 of a file that is not there, which whoever reads it will say."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def main(options: Options) -> None:
