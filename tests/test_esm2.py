@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from esm.data import Alphabet
 
-from protembed import attention, projection
+from protembed import projection
 from protembed.errors import BadOption
 from protembed.esm2 import PackedESM2
 from protembed.identity import resolve_layers
@@ -147,31 +147,6 @@ def test_gelu_of_half_precision_is_computed_in_single(dtype):
     values = torch.linspace(-6, 6, 4001).to(dtype)
     worst = (F.gelu(values).double() - F.gelu(values.double())).abs()
     assert (worst <= 0.51 * torch.finfo(dtype).eps * values.double().abs() + 2e-5).all()  # but for the rounding of the result
-
-
-@pytest.mark.parametrize("lengths", [[1], [2, 2, 2], [384, 384, 385], [52] * 40, [700, 100, 100, 3]])
-def test_attention_as_a_whole_and_by_the_kernel_agree(monkeypatch, lengths):
-    generator = torch.Generator().manual_seed(1)
-    qkv = torch.randn(sum(lengths), 3, 20, 16, generator=generator)
-    pack = Tokenizer(Alphabet.from_architecture("ESM-1b")).pack(["A" * (length - 2) for length in lengths if length > 1] or [""])._replace(lengths=lengths)
-    whole = attention.attend_by_length(qkv, pack)
-    monkeypatch.setattr(attention, "LONGEST_AS_A_WHOLE", 0)
-    assert relative_l2(whole.flatten(1), attention.attend_by_length(qkv, pack).flatten(1)) <= 2e-6
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_interleaved_heads_are_rotated_as_fair_esm_rotates_halves(hostile_esm2, dtype):
-    rotary = hostile_esm2.layers[0].self_attn.rot_emb
-    heads = torch.randn(1500, 3, 2, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
-    wanted = rotary(heads[:, 0].float().transpose(0, 1), heads[:, 1].float().transpose(0, 1))
-    order = attention.interleaved(torch.arange(128), 2).view(2, 64) % 64
-    ours = torch.stack([heads[:, 0][..., order[0]], heads[:, 1][..., order[0]], heads[:, 2]], dim=1)
-    values = ours[:, 2].clone()
-    attention.rotate(ours, attention.turns(torch.arange(1500), rotary.inv_freq))
-    bound = {torch.float32: 1e-6, torch.float16: 5e-4}[dtype]
-    for part, reference in enumerate(wanted):
-        assert relative_l2(ours[:, part].flatten(1), reference.transpose(0, 1)[..., order[0]].flatten(1)) <= bound
-    assert torch.equal(ours[:, 2], values)
 
 
 def test_means_by_length_are_the_bits_of_a_mean_for_each_sequence_and_those_by_segments_agree():
