@@ -18,7 +18,8 @@ class Underway:
 
     def __init__(self, compute: Callable[[], Vectors], device: torch.device):
         """Queue `compute` on the device. RuntimeError from it as it is."""
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        # blocking: the host sleeps while it waits, instead of asking all the time.
+        self._events = [torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2)] if device.type == "cuda" else []
         started = time.perf_counter()
         for event in self._events[:1]:
             event.record()
