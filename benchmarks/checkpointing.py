@@ -34,8 +34,8 @@ from measuring import machine  # noqa: E402
 
 from protembed.atomic import write_text  # noqa: E402
 from protembed.cli import log, run  # noqa: E402
+from protembed.device import usable_device  # noqa: E402
 from protembed.errors import BadOption  # noqa: E402
-from protembed.esm2 import usable_device  # noqa: E402
 from protembed.layout import KINDS  # noqa: E402
 from protembed.proteins import read_fasta  # noqa: E402
 

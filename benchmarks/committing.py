@@ -11,9 +11,10 @@ from measuring import peak_resident
 from protembed.batch import Batch
 from protembed.checkpoint import ChunkCheckpoint
 from protembed.committer import BackgroundCommitter
+from protembed.device import usable_device
 from protembed.embedding import Embedder
 from protembed.errors import Incomplete
-from protembed.esm2 import PackedESM2, default_max_tokens, usable_device
+from protembed.esm2 import PackedESM2, default_max_tokens
 from protembed.shapes import SHAPES
 from protembed.weights import random_esm2
 

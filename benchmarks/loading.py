@@ -26,7 +26,8 @@ from argparse_dataclass import ArgumentParser  # noqa: E402
 from esm.pretrained import load_model_and_alphabet_core  # noqa: E402
 from measuring import machine, peak_resident  # noqa: E402
 
-from protembed.esm2 import PackedESM2, usable_device  # noqa: E402
+from protembed.device import usable_device  # noqa: E402
+from protembed.esm2 import PackedESM2  # noqa: E402
 from protembed.shapes import SHAPES  # noqa: E402
 from protembed.weights import load_esm2, save_esm2  # noqa: E402
 

@@ -26,9 +26,10 @@ from protembed.checkpoint import ChunkCheckpoint
 from protembed.chunk_file import ChunkContent, RowVectors, write_chunk_file
 from protembed.cli import log, run
 from protembed.committer import BackgroundCommitter
+from protembed.device import compute_exactly, on_device, usable_device
 from protembed.embedding import Embedder
-from protembed.errors import BadOption, Incomplete, Transient
-from protembed.esm2 import PackedESM2, default_max_tokens, usable_device
+from protembed.errors import BadOption, Incomplete, Transient, first_line
+from protembed.esm2 import PackedESM2, default_max_tokens
 from protembed.identity import chunk_name, identity_of
 from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, INCLUDABLE, failures_path
 from protembed.meter import Meter
@@ -89,8 +90,8 @@ class Recipe:
     """How the options say that vectors are made, and the model that does it, loaded when it is asked for."""
 
     def __init__(self, options: Options):
-        self.device = usable_device(options.device)
-        self.dtype = {"cpu": "float32", "cuda": "float16"}[self.device.type] if options.dtype == "auto" else options.dtype
+        self.dtype = {"cpu": "float32", "cuda": "float16"}[options.device] if options.dtype == "auto" else options.dtype
+        self.device = usable_device(options.device, self.dtype)
         self.folder = Path(options.weights)
         weights = Description.read(self.folder)
         self.width = weights.width
@@ -103,8 +104,15 @@ class Recipe:
         model = load_esm2(self.folder / "model.pt", self.folder / "regression.pt" if self.identity.regression_sha256 else None)
         return PackedESM2(model, self.identity.repr_layers, self.identity.include, getattr(torch, dtype), self.device)
 
+    def load(self) -> None:
+        """The model, before the first pass. Transient when the device has no room for it: somebody else may be using it."""
+        try:
+            on_device(self.engine, self.dtype)
+        except torch.OutOfMemoryError as error:
+            raise Transient(f"no memory for the weights: {first_line(error)}; use a device with more, or one that nobody else uses") from error
+
     def embedder(self, chunk: Chunk, max_tokens: int) -> Embedder:
-        """Of the chunk's pieces. Loads the model at the first forward pass."""
+        """Of the chunk's pieces."""
 
         def begin(dtype: str, numbers: List[int]) -> Underway:
             return self.engine(dtype).begin([chunk.pieces.seen(number) for number in numbers], [shares(chunk.pieces, number) for number in numbers])
@@ -143,7 +151,7 @@ def main(options: Options) -> None:
     chunk, recipe = Chunk(options), Recipe(options)
     keep_freed_memory()
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
-    torch.backends.cuda.matmul.allow_tf32 = False
+    compute_exactly()
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     root = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints"
@@ -160,9 +168,8 @@ def main(options: Options) -> None:
     to_do = dict(sequences=len(chunk.pieces), residues=sum(piece.residues for piece in chunk.pieces.plan), reused=len(chunk.pieces) - len(missing))
     attempt = Attempt(*place, dict(facts, **to_do), options.session, options.leave_when_orphaned)
     if missing:
-        recipe.engine(recipe.dtype)
-    loaded = time.monotonic()
-    embedder = recipe.embedder(chunk, options.max_tokens)
+        recipe.load()
+    loaded, embedder = time.monotonic(), recipe.embedder(chunk, options.max_tokens)
     embed_missing(embedder, chunk, checkpoint, attempt, missing, options)
     computed = time.monotonic()
     provided |= checkpoint.committed

@@ -21,8 +21,8 @@ from torch import Tensor
 from protembed.atomic import write_text
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
+from protembed.device import compute_exactly, usable_device
 from protembed.errors import Incomplete
-from protembed.esm2 import usable_device
 from protembed.layout import CONTACTS, Flag, rows_of, vector_name
 from protembed.proteins import digest_of, read_fasta
 from protembed.reading import open_embeddings
@@ -102,7 +102,7 @@ def compare(files: List[ChunkFile], options: Options) -> Tuple[Dict[str, Worst],
     if not files:  # no sampled sequence has vectors; the merge says why
         return worst, 0
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    torch.backends.cuda.matmul.allow_tf32 = False
+    compute_exactly()
     device = usable_device(options.device)
     regression = Path(options.weights) / "regression.pt" if CONTACTS in files[0].identity.include else None
     model = load_esm2(Path(options.weights) / "model.pt", regression).to(device).float()

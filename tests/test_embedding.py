@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from protembed.chunk_file import open_chunk_file
+from protembed.device import on_device
 from protembed.embedding import Embedder
+from protembed.errors import Transient
 from protembed.esm2 import PackedESM2
 from protembed.layout import Flag
 from protembed.shapes import Shape
@@ -70,6 +72,56 @@ def test_out_of_memory_halves_the_pack_and_loses_nothing(weights, hostile_esm2, 
     assert list(embedder.failed) == [0]
     assert "out of memory with 702 tokens alone in a pack (injected); use a device with more memory, or --long_sequences" in embedder.failed[0]
     assert sorted(done) == list(range(1, len(sequences)))
+
+
+@pytest.mark.parametrize(
+    "error, meaning",
+    [
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), torch.OutOfMemoryError),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: out of memory"), torch.OutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), Transient),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"), Transient),
+        (RuntimeError("shapes cannot be multiplied"), RuntimeError),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_fault_of_the_device_is_told_from_want_of_memory_and_from_our_own_mistakes(error, meaning):
+    def fails():
+        raise error
+
+    with pytest.raises(meaning) as raised:
+        on_device(fails)
+    assert type(raised.value) is meaning
+
+
+def test_a_device_that_fails_when_it_is_asked_whether_it_is_ready_is_a_reason_to_try_again():
+    class Broken(Underway):
+        def __init__(self):
+            pass
+
+        def is_ready(self):
+            raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    with pytest.raises(Transient, match="the device failed: CUDA error: uncorrectable ECC"):
+        list(Embedder([5, 5], lambda rows: Broken(), None, max_tokens=7).run({0, 1}))
+
+
+def test_a_row_without_memory_for_single_precision_fails_alone():
+    width = 4
+
+    def begin(rows):
+        vectors = torch.zeros(len(rows), width)
+        vectors[[row == 1 for row in rows]] = torch.nan
+        return Underway(lambda: {"representations/1/mean": vectors}, torch.device("cpu"))
+
+    def no_memory(rows):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 60 GiB")
+
+    embedder = Embedder([5, 6, 7], begin, no_memory, max_tokens=100)
+    rows = [row for batch in embedder.run({0, 1, 2}) for row in batch.rows.tolist()]
+    assert sorted(rows) == [0, 2] and list(embedder.failed) == [1]
+    assert "not finite, and has no memory for single precision (CUDA out of memory" in embedder.failed[1]
 
 
 class SlowDevice:

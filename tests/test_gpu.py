@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from protembed import attention
+from protembed.device import compute_exactly
 from protembed.embedding import Embedder
 from protembed.esm2 import PackedESM2
 from protembed.layout import vector_name
@@ -19,7 +20,7 @@ BOUNDS = {torch.float32: (3.0, 2e-5), torch.float16: (1.5, 2e-3), torch.bfloat16
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_every_residue_of_every_layer_is_fair_esms_on_the_gpu(dtype):
-    torch.backends.cuda.matmul.allow_tf32 = False
+    compute_exactly()
     sharpness, bound = BOUNDS[dtype]
     model, sequences = random_esm2(Shape(4, 256, 4), seed=7, sharpness=sharpness), make_proteins(LENGTHS, seed=3)
     ours = PackedESM2(model, range(5), ("mean", "per_tok"), dtype, torch.device("cuda")).embed(sequences)
@@ -38,12 +39,25 @@ def test_the_flash_kernel_is_the_one_that_runs():
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("this GPU has no flash attention")
     engine = PackedESM2(random_esm2(Shape(2, 256, 4)), [2], ("mean",), torch.float16, torch.device("cuda"))
-    assert engine.attend is attention.attend_flash
+    assert engine.attend in (attention.attend_flash, attention.attend_flash_by_operator)
+    assert attention.multiplies_complex_halves(torch.device("cuda"))
     sequences = make_proteins(LENGTHS[:-1])
     engine.embed(sequences)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         engine.embed(sequences)
     assert sum(event.count for event in profile.key_averages() if "flash" in event.key.lower()) >= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_pass_is_queued_without_waiting_for_the_device(dtype):
+    engine = PackedESM2(random_esm2(Shape(2, 256, 4)), [1, 2], ("mean", "bos", "per_tok"), dtype, torch.device("cuda"))
+    sequences = make_proteins(LENGTHS)
+    engine.embed(sequences)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        engine.begin(sequences)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_host_is_ahead_of_the_device():

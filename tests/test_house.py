@@ -27,6 +27,7 @@ LOWEST |= {
     "first_seen",
     "borders",
     "allocation",
+    "device",
     "windows",
     "contacts",
     "tokens",
@@ -38,7 +39,7 @@ LOWEST |= {
 }
 USERS_OWN = {"embed_fasta", "export_h5", "show_progress", "check_h5", "software_versions"}  # scripts that are no steps of the pipeline
 TORCH_ALLOWED = {"attention", "underway", "batch", "weights", "esm2", "tokens", "projection", "embedding", "checkpoint", "committer"}
-TORCH_ALLOWED |= {"pooling", "stitching", "contacts", "torch_dataset", "embed_chunk", "fetch_weights", "verify_embeddings"}
+TORCH_ALLOWED |= {"device", "pooling", "stitching", "contacts", "torch_dataset", "embed_chunk", "fetch_weights", "verify_embeddings"}
 
 
 def imports_of(path):

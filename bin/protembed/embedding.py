@@ -8,7 +8,8 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import torch
 
 from protembed.batch import Batch
-from protembed.errors import Transient, first_line
+from protembed.device import on_device
+from protembed.errors import first_line
 from protembed.layout import SPECIAL_TOKENS, Flag
 from protembed.packing import Pack, balanced_budget, packing_efficiency, plan_packs
 from protembed.underway import Underway, Vectors
@@ -62,7 +63,7 @@ class Embedder:
         waiting: List[_Pass] = []
         for begun in self._passes(set(missing)):
             waiting.append(begun)
-            while len(waiting) > 1 or (waiting and waiting[0].underway.is_ready()):
+            while len(waiting) > 1 or (waiting and on_device(waiting[0].underway.is_ready)):
                 yield self._end(waiting.pop(0))
         for begun in waiting:
             yield self._end(begun)
@@ -84,21 +85,16 @@ class Embedder:
         """Queue one pass over some rows; None when the device has no memory for it (the budget is then halved, or the row failed)."""
         self.forward_passes += 1
         try:
-            return _Pass(rows, self.begin(rows))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            self.out_of_memory += 1
-            self._make_room(rows, first_line(error))
-            return None
+            return _Pass(rows, on_device(self.begin, rows))
+        except torch.OutOfMemoryError as error:
+            reason = first_line(error)
+        self.out_of_memory += 1
+        self._make_room(rows, reason)  # not above: the error holds on to the tensors of the pass
+        return None
 
     def _end(self, begun: "_Pass") -> Batch:
         """Wait for a pass and take what came out well."""
-        try:
-            vectors, seconds = begun.underway.result()
-        except RuntimeError as error:
-            is_out_of_memory(error)  # Transient when the device has failed
-            raise
+        vectors, seconds = on_device(begun.underway.result)
         self.device_seconds += seconds
         self.tokens += sum(self.token_counts[row] for row in begun.rows)
         return self._finite(begun.rows, vectors)
@@ -127,17 +123,12 @@ class Embedder:
     def _again_in_fp32(self, row: int) -> Optional[Batch]:
         if self.embed_fp32 is not None:
             self.forward_passes += 1
-            batch = self._batch([row], self.embed_fp32([row]), Flag.FP32_RERUN)
+            try:
+                batch = self._batch([row], on_device(self.embed_fp32, [row]), Flag.FP32_RERUN)
+            except torch.OutOfMemoryError as error:
+                self.failed[row] = f"the model gives numbers that are not finite, and has no memory for single precision ({first_line(error)})"
+                return None
             if batch.finite().all():
                 return batch
         self.failed[row] = "the model gives numbers that are not finite, in single precision too"
         return None
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a forward pass failed for want of memory; Transient for any other fault of the device itself."""
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-        return True
-    if isinstance(error, torch.AcceleratorError):
-        raise Transient(f"the device failed: {first_line(error)}") from error
-    return False

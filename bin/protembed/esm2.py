@@ -21,7 +21,6 @@ from torch import Tensor
 from protembed.allocation import free_memory
 from protembed.attention import Attend, chosen_attention, interleaved, rotate, turns
 from protembed.contacts import ContactRegression, PackContacts
-from protembed.errors import Transient
 from protembed.layout import CONTACTS, vector_name
 from protembed.pooling import means
 from protembed.projection import Projection
@@ -33,13 +32,6 @@ TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 
 BYTES_PER_TOKEN = 80  # and unit of width: the peak of a pass on a CPU, measured with 8M and 35,000 residues
 UNDOUBTED = 1 << 29  # bytes: what needs less is tried, whatever the machine says of its memory
-
-
-def usable_device(name: str) -> torch.device:
-    """The device that was asked for, cpu or cuda; never another one instead. Transient when it is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise Transient("device cuda was asked for and no CUDA GPU is in sight; use --device cpu to compute on the CPU")
-    return torch.device(name)
 
 
 def default_max_tokens(device: torch.device, width: int) -> int:
