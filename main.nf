@@ -13,7 +13,7 @@ include { closingWords; labelled; openingWords; parsed } from './modules/console
 include { failureWords; lackHere } from './modules/failure/main.nf'
 include { checkpointAnchor; downloadAnchor; fusionIsOn; workFolder } from './modules/folders/main.nf'
 include { freshNotes; note; removeNotes } from './modules/progress/main.nf'
-include { filesNamed; inputsOf } from './modules/inputs/main.nf'
+include { contentsInOrder; filesNamed; inputsOf } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { PLAN_RUN      } from './modules/plan_run/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
@@ -56,7 +56,7 @@ workflow {
     model_file = isLocalModel(chosen.model) ? filesNamed('model', chosen.model) : []
     policy  = chosen.subMap(['invalid_residues', 'duplicate_ids', 'verify'])
     longest = chosen.long_sequences == 'error' ? chosen.max_residues : 0
-    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file, checkpoints), names: fastas.collect { path -> path.name }, samples: inputs.collect { input -> input.sample }], code)
+    SPLIT_FASTA(fastas, policy + [longest_allowed: longest, size: chunkSize(chosen, model_file, checkpoints), names: fastas.collect { path -> path.name }, contents: contentsInOrder(fastas), samples: inputs.collect { input -> input.sample }], code)
 
     dtype  = chosen.dtype != 'auto' ? chosen.dtype : chosen.device == 'cuda' ? 'float16' : 'float32'
     if( chosen.plan ) { // a dry run ends here
@@ -72,11 +72,12 @@ workflow {
 
     // With --reuse, what earlier files hold is taken out of the chunks; the merge takes it from there.
     earlier = (chosen.reuse ?: '').tokenize(',').collectMany { entry -> filesNamed('reuse', entry.trim()) }
+    reused  = contentsInOrder(earlier)
     places  = earlier.withIndex(1).collect { path, number -> "earlier/${number}/${path.name}".toString() }
     work    = SPLIT_FASTA.out
     if( earlier ) {
         whole = SPLIT_FASTA.out.chunks.flatten().toSortedList { left, right -> left.name <=> right.name }
-        wanted = recipe + chosen.subMap(['store_dtype', 'verify']) + [dtype: dtype, names: earlier.collect { path -> path.name }]
+        wanted = recipe + chosen.subMap(['store_dtype', 'verify']) + [dtype: dtype, names: earlier.collect { path -> path.name }, contents: reused]
         REUSE_EMBEDDINGS(earlier, whole, SPLIT_FASTA.out.records, SPLIT_FASTA.out.totals, FETCH_WEIGHTS.out.description, wanted, code)
         work = REUSE_EMBEDDINGS.out
     }
@@ -108,7 +109,7 @@ workflow {
 
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
-    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + [earlier: places], code)
+    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + [earlier: places, contents: reused], code)
 
     versions = versions.mix(MERGE_CHUNKS.out.versions)
 

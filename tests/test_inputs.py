@@ -43,6 +43,33 @@ def test_the_sample_of_a_samplesheet_reaches_ledger_and_h5_and_what_is_left_out_
     assert sum(task["computed"] for task in metrics) == 70, "a repeat was computed again"
 
 
+def test_a_corrected_samplesheet_is_read_anew_although_the_files_of_equal_name_are_the_same(tmp_path, hostile_pt):
+    """Nextflow hashes a list of files as a bag: which content stands at which place must be told to it."""
+    for number, place in enumerate("ab"):
+        (tmp_path / place).mkdir()
+        write_fasta(tmp_path / place / "proteins.faa", make_proteins([60] * 5, seed=number), place)
+    arguments = [*basic(tmp_path, hostile_pt), "--input", "sheet.csv", "--verify", "0"]
+    for first, second in ("ab", "ba"):
+        (tmp_path / "sheet.csv").write_text(f"sample,fasta\nliver,{first}/proteins.faa\ngut,{second}/proteins.faa\n")
+        run = run_pipeline(tmp_path, *arguments, "-resume", parser="v2")
+        ledger = table(tmp_path / "results" / "ledger.tsv")
+        assert [(line["sample"], line["id"][0]) for line in ledger] == [("liver", first)] * 5 + [("gut", second)] * 5
+    assert not run_pipeline(tmp_path, *arguments, "-resume", parser="v2").submitted()
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("names, changed", [(("x.fasta", "y.fasta"), "SPLIT_FASTA"), (("one.h5", "two.h5"), "REUSE_EMBEDDINGS")])
+def test_files_whose_contents_change_places_are_not_the_same_input(tmp_path, hostile_pt, parser, names, changed):
+    contents = [b">a\nMKV\n", b">b\nMKL\n"]
+    given = {"x.fasta": "--input", "one.h5": "--reuse"}[names[0]], ",".join(names)
+    for order in (contents, contents, contents[::-1]):
+        for name, content in zip(names, order):
+            (tmp_path / name).write_bytes(content)
+        run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), *given, "-stub-run", "-resume", parser=parser)
+    assert changed in run.submitted()
+    assert not run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), *given, "-stub-run", "-resume", parser=parser).submitted()
+
+
 @pytest.mark.parametrize("parser", PARSERS)
 def test_faults_of_a_samplesheet_are_named_before_any_task(tmp_path, hostile_pt, parser):
     write_fasta(tmp_path / "a.fasta", ["MKV"])

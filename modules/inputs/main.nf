@@ -24,6 +24,12 @@ def filesNamed(parameter, name) {
     return found
 }
 
+// A digest of each file's content. Nextflow's own hash takes a list of files as a bag: without these, files that change places
+// would be the same input, and -resume would give their records the order and samples of before. Of one file there is no order.
+def contentsInOrder(paths) {
+    return paths.size() < 2 ? [] : paths.collect { path -> nextflow.util.CacheHelper.hasher(path, nextflow.util.CacheHelper.HashMode.DEEP).hash().toString() }
+}
+
 // The rows of a samplesheet: columns `sample` and `fasta` in any order, others are not looked at. Relative paths start from its folder.
 def rowsOf(sheet) {
     def separator = sheet.name.endsWith('.tsv') ? '\t' : ','
