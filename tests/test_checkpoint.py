@@ -186,3 +186,12 @@ def test_a_failed_commit_is_not_forgotten():
 
     with pytest.raises(Transient, match="disk full"), BackgroundCommitter(full, seconds=0) as committer:
         committer.add(batch([3]))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")], ids=repr)
+def test_a_good_batch_for_which_there_is_no_memory_is_not_set_aside(checkpoint, monkeypatch, error):
+    path = checkpoint.commit([batch([0])])
+    with monkeypatch.context() as starved, pytest.raises(Transient, match="no memory to read the checkpoint"):
+        starved.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(error))
+        checkpoint.good_batches()
+    assert path.exists() and rows_done(checkpoint) == [0] and not checkpoint.rotten

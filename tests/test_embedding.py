@@ -74,6 +74,32 @@ def test_out_of_memory_halves_the_pack_and_loses_nothing(weights, hostile_esm2, 
     assert sorted(done) == list(range(1, len(sequences)))
 
 
+class CrowdedDevice:
+    """A device whose memory somebody else takes between two of its passes."""
+
+    def __init__(self, taken_from, until=1 << 30):
+        self.passes, self.taken = 0, range(taken_from, until)
+
+    def begin(self, rows):
+        self.passes += 1
+        if self.passes in self.taken:
+            raise torch.OutOfMemoryError("injected")
+        return Underway(lambda: {"representations/1/mean": torch.ones(len(rows), 4)}, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("taken_from", [1, 4])
+def test_want_of_memory_that_is_not_the_sequences_fault_fails_none_of_them(taken_from):
+    embedder = Embedder([300] * 20, CrowdedDevice(taken_from).begin, None, max_tokens=700)
+    with pytest.raises(Transient, match="with 302 tokens alone in a pack .injected.; that many should fit"):
+        list(embedder.run(set(range(20))))
+
+
+def test_a_row_that_had_no_memory_for_a_while_comes_through_in_the_end():
+    embedder = Embedder([900, 300, 300], CrowdedDevice(1, until=3).begin, None, max_tokens=2000)
+    rows = [row for batch in embedder.run({0, 1, 2}) for row in batch.rows.tolist()]
+    assert sorted(rows) == [0, 1, 2] and not embedder.failed
+
+
 @pytest.mark.parametrize(
     "error, meaning",
     [

@@ -51,7 +51,7 @@ def test_a_corrected_samplesheet_is_read_anew_although_the_files_of_equal_name_a
     arguments = [*basic(tmp_path, hostile_pt), "--input", "sheet.csv", "--verify", "0"]
     for first, second in ("ab", "ba"):
         (tmp_path / "sheet.csv").write_text(f"sample,fasta\nliver,{first}/proteins.faa\ngut,{second}/proteins.faa\n")
-        run = run_pipeline(tmp_path, *arguments, "-resume", parser="v2")
+        run_pipeline(tmp_path, *arguments, "-resume", parser="v2")
         ledger = table(tmp_path / "results" / "ledger.tsv")
         assert [(line["sample"], line["id"][0]) for line in ledger] == [("liver", first)] * 5 + [("gut", second)] * 5
     assert not run_pipeline(tmp_path, *arguments, "-resume", parser="v2").submitted()

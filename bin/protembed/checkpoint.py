@@ -22,7 +22,8 @@ from torch.serialization import set_crc32_options
 
 from protembed.atomic import create_exclusive, fsync_path, remove_leftovers, set_aside
 from protembed.batch import Batch
-from protembed.errors import Transient, fault_of_the_file_system
+from protembed.device import wants_memory
+from protembed.errors import Transient, fault_of_the_file_system, first_line
 from protembed.layout import batch_path, marker_of
 from protembed.marker import marker_text, vouched_digest
 
@@ -75,6 +76,8 @@ class ChunkCheckpoint:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
+        except MemoryError as error:
+            raise Transient(f"no memory to read the checkpoint {path}; give the task more") from error
         except OSError as error:
             raise fault_of_the_file_system(error, path) or error
         if "\n" not in marker:  # torn in its first line, or a living writer is at it (a file system without hard links shows that)
@@ -95,6 +98,8 @@ class ChunkCheckpoint:
             if not batch.is_well_formed(self.row_count):
                 return "its rows and vectors do not fit together, or not the chunk", None
         except Exception as error:  # whatever a hostile or foreign file makes the loader raise
+            if wants_memory(error):  # not the file's fault
+                raise Transient(f"no memory to read the checkpoint {self.folder}: {first_line(error)}; give the task more") from error
             return f"it cannot be loaded ({type(error).__name__})", None
         return "", batch
 

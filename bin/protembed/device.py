@@ -7,7 +7,7 @@ import torch
 from protembed.errors import BadOption, Transient, first_line
 
 Result = TypeVar("Result")
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "could not create a primitive", "Cannot allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
 DEVICE_FAULT = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
 
 
@@ -40,9 +40,14 @@ def on_device(work: Callable[..., Result], *arguments: object) -> Result:
         return work(*arguments)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
-        if any(words in str(error) for words in OUT_OF_MEMORY):
+    except (RuntimeError, MemoryError) as error:
+        if wants_memory(error):
             raise torch.OutOfMemoryError(first_line(error)) from error
         if isinstance(error, torch.AcceleratorError) or any(words in str(error) for words in DEVICE_FAULT):
             raise Transient(f"the device failed: {first_line(error)}") from error
         raise
+
+
+def wants_memory(error: BaseException) -> bool:
+    """Whether it is memory, the device's or the machine's, that was missing; oneDNN says no more than that it has no primitive."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in OUT_OF_MEMORY)

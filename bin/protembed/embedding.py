@@ -3,19 +3,21 @@
 Knows packs and rows; does not know what a model is (it is given a function) nor where vectors are kept.
 """
 
+from itertools import chain
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 import torch
 
 from protembed.batch import Batch
 from protembed.device import on_device
-from protembed.errors import first_line
+from protembed.errors import Transient, first_line
 from protembed.layout import SPECIAL_TOKENS, Flag
 from protembed.packing import Pack, balanced_budget, packing_efficiency, plan_packs
 from protembed.underway import Underway, Vectors
 
 Embed = Callable[[List[int]], Vectors]
 
+SURELY_FITTING = 1024  # tokens, where nothing at all came through: then it is not the sequence
 LESS_MEMORY = "use a device with more memory, or --long_sequences window or truncate"
 
 
@@ -37,6 +39,8 @@ class Embedder:
         self.token_counts = [count + SPECIAL_TOKENS for count in residues]
         self._plan_for(max_tokens)
         self.failed: Dict[int, str] = {}
+        self._alone_too_large: Dict[int, str] = {}  # of them those without memory
+        self._longest_through = 0  # tokens of a sequence
         self.forward_passes = self.tokens = self.out_of_memory = 0
         self.device_seconds = 0.0  # in forward passes
 
@@ -61,7 +65,7 @@ class Embedder:
         While the device works on one pack, the next is made ready and queued.
         """
         waiting: List[_Pass] = []
-        for begun in self._passes(set(missing)):
+        for begun in chain(self._passes(set(missing)), self._second_tries()):
             waiting.append(begun)
             while len(waiting) > 1 or (waiting and on_device(waiting[0].underway.is_ready)):
                 yield self._end(waiting.pop(0))
@@ -81,11 +85,23 @@ class Embedder:
                 missing.difference_update(rows)
                 yield begun
 
+    def _second_tries(self) -> "Iterator[_Pass]":
+        """Of rows that had no memory alone, when all others are through: somebody else may have had it for a while."""
+        for row, reason in list(self._alone_too_large.items()):
+            begun, tokens = self._begin([row]), self.token_counts[row]
+            if begun:
+                del self.failed[row]
+                yield begun
+            elif tokens <= max(self._longest_through, 0 if self._longest_through else SURELY_FITTING):
+                raise Transient(f"out of memory with {tokens} tokens alone in a pack ({reason}); that many should fit: something else takes the memory")
+
     def _begin(self, rows: List[int]) -> "Optional[_Pass]":
         """Queue one pass over some rows; None when the device has no memory for it (the budget is then halved, or the row failed)."""
         self.forward_passes += 1
         try:
-            return _Pass(rows, on_device(self.begin, rows))
+            begun = _Pass(rows, on_device(self.begin, rows))
+            self._longest_through = max(self._longest_through, *(self.token_counts[row] for row in rows))
+            return begun
         except torch.OutOfMemoryError as error:
             reason = first_line(error)
         self.out_of_memory += 1
@@ -103,6 +119,7 @@ class Embedder:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1:
+            self._alone_too_large[rows[0]] = reason
             self.failed[rows[0]] = f"out of memory with {self.token_counts[rows[0]]} tokens alone in a pack ({reason}); {LESS_MEMORY}"
         else:
             self._plan_for(max(1, sum(self.token_counts[row] for row in rows) // 2))
