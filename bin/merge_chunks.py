@@ -20,6 +20,7 @@ import numpy as np
 from protembed import __version__
 from protembed.anchor import folder_of
 from protembed.atomic import write_text, writing_table
+from protembed.attempts import is_anothers
 from protembed.checkpoint_folder import read_failures, remove_checkpoint
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
@@ -56,6 +57,7 @@ class Options:
     chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files, in any order"))
     earlier: str = field(default="", metadata=dict(help="comma separated: the files of reuse_embeddings.py, in its order (default: none)"))
     verify: str = field(default="", metadata=dict(help="verify.json of verify_embeddings.py, for the file's attributes"))
+    session: str = field(default="", metadata=dict(help="the Nextflow session: checkpoints that another one is at are left to it"))
     run_command: str = field(default="", metadata=dict(help="the user's command, stored as an attribute"))
 
     def __post_init__(self):
@@ -175,7 +177,9 @@ def main(options: Options) -> None:
     write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict), indent=2) + "\n")
     if options.anchor and not options.keep_checkpoints:
         for name in files.by_name:
-            remove_checkpoint(folder_of(Path(options.anchor)), files.identity.digest, name)
+            place = folder_of(Path(options.anchor)), files.identity.digest, name
+            if not is_anothers(*place, options.session):
+                remove_checkpoint(*place)
     log.info("embeddings.h5: %(n_embedded)d of %(n_records)d records, model %(model)s", attributes)
 
 

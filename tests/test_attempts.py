@@ -1,11 +1,13 @@
 """A task that was given up leaves by itself; another run on the same checkpoints goes on."""
 
 import json
+import os
 import subprocess
+import time
 
 import pytest
 
-from protembed.attempts import Attempt
+from protembed.attempts import Attempt, is_anothers
 from protembed.layout import attempt_path, marker_of
 from protembed.marker import Work, work_of
 from tests.crash import needs_ptrace, run_traced
@@ -17,6 +19,16 @@ PLACE = ("identity", "chunk")
 def attempt(root, session, **facts):
     (root / "identity" / "chunk").mkdir(parents=True, exist_ok=True)
     return Attempt(root, *PLACE, facts, session)
+
+
+@pytest.mark.parametrize("newest, minutes, anothers", [("B", 1, True), ("B", 90, False), ("A", 1, False)])
+def test_a_chunk_that_another_run_took_up_last_and_is_at_is_that_runs_to_clear(tmp_path, newest, minutes, anothers):
+    assert not is_anothers(tmp_path, *PLACE, "A")  # no folder
+    for session in {"A": "BA", "B": "AB"}[newest]:
+        attempt(tmp_path, session)
+    then = time.time() - 60 * minutes
+    os.utime(tmp_path / "identity" / "chunk", (then, then))
+    assert is_anothers(tmp_path, *PLACE, "A") == anothers
 
 
 @needs_ptrace

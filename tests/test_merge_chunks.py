@@ -132,7 +132,12 @@ def test_checkpoints_of_merged_chunks_are_removed_unless_they_are_to_be_kept(run
     merge(run, weights, tmp_path / "out", "--anchor", anchor, "--keep-checkpoints")
     assert list((tmp_path / "root").rglob("*.done"))
     (tmp_path / "root" / "of_others" / "chunk").mkdir(parents=True)
-    merge(run, weights, tmp_path / "out", "--anchor", anchor)
+    (mine, *_), batches = (path.parent for path in (tmp_path / "root").rglob("attempt_*.json")), len(list((tmp_path / "root").rglob("*.done")))
+    (mine / "attempt_00099.json").write_text(json.dumps(dict(session="another run's")))
+    here = len(list(mine.glob("*.done")))
+    merge(run, weights, tmp_path / "out", "--anchor", anchor)  # the other run's are left to it
+    assert 0 < here == len(list((tmp_path / "root").rglob("*.done"))) < batches
+    merge(run, weights, tmp_path / "out", "--anchor", anchor, "--session", "another run's")
     assert sorted(path.name for path in (tmp_path / "root").iterdir()) == [NAME, "of_others"]
 
 

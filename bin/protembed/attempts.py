@@ -19,6 +19,7 @@ from protembed.atomic import create_exclusive
 from protembed.errors import Transient
 from protembed.layout import attempt_path
 
+LATELY = 3600  # seconds: many times what lies between two checkpoints
 _NUMBER = re.compile(r"attempt_(\d+)\.json$")
 
 
@@ -31,7 +32,7 @@ class Attempt:
         self._parent = os.getppid() if leave_with_parent else None
         text = json.dumps(dict(facts, session=session, host=socket.gethostname(), pid=os.getpid(), began=time.time()))
         folder = attempt_path(*self._place, 0).parent
-        self.number = max((int(match[1]) for match in map(_NUMBER.search, map(str, folder.iterdir())) if match), default=0)
+        self.number = _newest(folder)
         self._newest_seen = 0
         while not self._newest_seen:
             self.number += 1
@@ -60,6 +61,21 @@ class Attempt:
                 return True
             self._newest_seen += 1
         return False
+
+
+def is_anothers(root: Path, identity: str, chunk: str, session: str) -> bool:
+    """Whether another run took up the chunk last and something came into its folder lately: it may be at work there."""
+    folder = attempt_path(root, identity, chunk, 0).parent
+    try:
+        lately = time.time() - folder.stat().st_mtime < LATELY
+        newest = _newest(folder)
+    except OSError:
+        return False
+    return lately and bool(newest) and read_attempt(_read(attempt_path(root, identity, chunk, newest))).get("session", session) != session
+
+
+def _newest(folder: Path) -> int:
+    return max((int(match[1]) for match in map(_NUMBER.search, map(str, folder.iterdir())) if match), default=0)
 
 
 def _read(path: Path) -> str:

@@ -30,7 +30,7 @@ process MERGE_CHUNKS {
         --store-dtype ${options.store_dtype} --compression ${options.compression} --shards ${options.shards} \\
         --on-failure ${options.on_failure} \\
         --code-digest ${code_digest} \\
-        --run-command "\${PROTEMBED_COMMAND}" \\
+        --session "\${PROTEMBED_SESSION}" --run-command "\${PROTEMBED_COMMAND}" \\
         \$([ "\${PROTEMBED_KEEP_CHECKPOINTS}" = true ] && echo --keep-checkpoints)
     software_versions.py ${task.process} h5py numpy
     """
