@@ -21,8 +21,8 @@ from torch import Tensor
 from protembed.atomic import write_text
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
-from protembed.device import compute_exactly, usable_device
-from protembed.errors import Incomplete
+from protembed.device import compute_exactly, on_device, usable_device
+from protembed.errors import Incomplete, Transient, first_line
 from protembed.layout import CONTACTS, Flag, rows_of, vector_name
 from protembed.proteins import digest_of, read_fasta
 from protembed.reading import open_embeddings
@@ -124,7 +124,10 @@ def main(options: Options) -> None:
     with ExitStack() as stack:
         files = [stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks)]
         files += [stack.enter_context(open_embeddings(path)) for path in filter(None, options.earlier.split(","))]
-        worst, count = compare(files, options)
+        try:
+            worst, count = on_device(compare, files, options)
+        except torch.OutOfMemoryError as error:
+            raise Transient(f"no memory for fair-esm in fp32: {first_line(error)}; use a device with more, or --verify 0") from error
         dtype = files[0].identity.compute_dtype if files else "float32"
     most, least = BOUNDS[dtype]
     # Drawn weights have sharper attention than learned ones: the bounds of half precision are about the latter.

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from esm.data import Alphabet
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from protembed import attention
-from protembed.tokens import Tokenizer
+from protembed.tokens import PackedTokens, Tokenizer
 from tests.conftest import relative_l2
 
 CPU = torch.device("cpu")
@@ -28,6 +29,21 @@ def test_half_precision_is_rotated_to_the_same_bits_with_a_copy_in_fp32_and_with
     monkeypatch.setattr(attention, "multiplies_complex_halves", lambda device: False)
     attention.rotate(copied, turns)
     assert torch.equal(ours, copied)
+
+
+@pytest.mark.parametrize("attend", [attention.attend_flash, attention.attend_flash_by_operator, attention.attend_efficiently])
+@pytest.mark.parametrize("heads, head_dim", [(20, 16), (20, 24), (20, 32), (20, 64), (40, 64), (40, 128)])
+def test_the_kernels_for_packed_sequences_take_what_we_give_them(attend, heads, head_dim):
+    """Without a GPU: torch's own check of arguments, shapes and dtypes, with tensors that have no content."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        qkv = torch.empty(300, 3, heads, head_dim, device="cuda", dtype=torch.float32 if attend is attention.attend_efficiently else torch.float16)
+        bounds = torch.empty(3, device="cuda", dtype=torch.int32)
+        try:
+            out = attend(qkv, PackedTokens(*[bounds] * 4, bounds, [200, 100]))
+        except TypeError as error:
+            assert attend is attention.attend_flash and torch.__version__ < "2.11", error
+            return
+    assert out.shape == (300, heads, head_dim) and out.dtype == qkv.dtype and out.stride(-1) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from esm.model.esm2 import ESM2
 
 from protembed import esm2
 from protembed.esm2 import PackedESM2
@@ -126,6 +127,16 @@ def test_half_precision_has_its_own_bound(split, weights, tmp_path):
     assert verdict["bound_relative_l2"] == 1.6e-2 and verdict["dtype"] == "bfloat16"
     assert done.returncode == (69 if verdict["worst"]["per_tok"]["relative_l2"] > 1.6e-2 else 0)
     assert verdict["worst"]["mean"]["relative_l2"] > 1e-4, "half precision was not used"
+
+
+def test_want_of_memory_for_fair_esm_is_a_sentence(split, weights, tmp_path, monkeypatch):
+    def crowded(*_, **__):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
+
+    embed_and_verify(split, weights, tmp_path)
+    monkeypatch.setattr(ESM2, "forward", crowded)
+    done = embed_and_verify(split, weights, tmp_path, check=False)
+    assert done.returncode == 75 and "no memory for fair-esm in fp32: CUDA error: CUBLAS_STATUS_ALLOC_FAILED" in done.stderr and "--verify 0" in done.stderr
 
 
 # torch leaves these to MKL's vector library (ATen/cpu/vml.h).

@@ -24,7 +24,7 @@ log = logging.getLogger("protembed")
 # 1.4 times as fast as torch's flash kernel, whose tiles are then small; beyond this length the kernel is the faster one.
 LONGEST_AS_A_WHOLE = 384  # tokens
 SCORES_AT_ONCE = 1 << 20  # numbers: 4 MiB
-TRIAL_BOUND = {torch.float16: 1e-2, torch.bfloat16: 8e-2}  # on values of up to 4: a few roundings
+TRIAL_BOUND = {torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}  # on values of up to 4: a few roundings
 
 
 def interleaved(weight: Tensor, heads: int) -> Tensor:
@@ -102,18 +102,26 @@ def attend_flash_by_operator(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
     return torch.ops.aten._flash_attention_forward(*qkv_T3Hd.unbind(1), bounds, bounds, longest, longest, 0.0, False, False, scale=1.0)[0]
 
 
+def attend_efficiently(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
+    """The same by the other kernel of torch's that takes packed sequences: on any CUDA card, in fp32 too."""
+    longest, bounds = max(pack.lengths), pack.cu_seqlens
+    query, key, value = qkv_T3Hd[None].unbind(2)
+    attend = torch.ops.aten._efficient_attention_forward
+    return attend(query, key, value, None, bounds, bounds, longest, longest, 0.0, 0, scale=1.0)[0][0]
+
+
 Attend = Callable[[Tensor, PackedTokens], Tensor]
 
 
 def chosen_attention(dtype: torch.dtype, device: torch.device, heads: int, head_dim: int) -> Attend:
-    """A flash attention that runs on this card and gives what attend_by_length gives, found out by a trial; else the latter.
+    """The fastest that runs on this card and gives what attend_by_length gives, found out by a trial.
 
     The flash kernel takes half precision only and wants compute capability 8.0; torch raises where it has none to offer.
     """
-    if device.type != "cuda" or dtype == torch.float32:
+    if device.type != "cuda":
         return attend_by_length
     reasons = []
-    for attend in (attend_flash, attend_flash_by_operator):
+    for attend in (attend_efficiently,) if dtype == torch.float32 else (attend_flash, attend_flash_by_operator, attend_efficiently):
         try:
             worst = distance_in_a_trial(attend, dtype, device, heads, head_dim)
         except torch.OutOfMemoryError:
@@ -124,7 +132,7 @@ def chosen_attention(dtype: torch.dtype, device: torch.device, heads: int, head_
         if worst <= TRIAL_BOUND[dtype]:
             return attend
         reasons.append(f"off by {worst:.1e}")
-    log.warning("no flash attention on this GPU (%s); sequences of equal length share a call instead, which is slower", "; ".join(reasons))
+    log.warning("no attention over packed sequences on this GPU (%s); sequences of equal length share a call instead, which is slower", "; ".join(reasons))
     return attend_by_length
 
 
