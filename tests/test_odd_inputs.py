@@ -78,6 +78,14 @@ def test_a_token_written_into_a_sequence_is_never_taken_for_one(tmp_path, word, 
         assert "in.fasta:3 b has " in done.stderr and "<" in done.stderr
 
 
+@pytest.mark.parametrize("policy", ["error", "substitute", "skip"])
+@pytest.mark.parametrize("content", [">a\nMKV>b x\nACDE\n", ">a\nMKV\n >b\nACDE\n", ">a\nMK<AC>b\nACDE\n"], ids=["no line end", "indented", "bracket before"])
+def test_a_header_within_a_sequence_is_refused_and_never_made_a_part_of_the_record_before_it(tmp_path, content, policy):
+    (tmp_path / "in.fasta").write_text(">first\nMK\n" + content)
+    done = run_inside("split_fasta.py", tmp_path / "in.fasta", "--outdir", tmp_path, "--invalid-residues", policy, check=False)
+    assert done.returncode == 65 and "in.fasta:3 a has a '>' within its sequence: is a line end missing before the next header?" in done.stderr
+
+
 @pytest.mark.parametrize(
     "content, says", [(b">caf\xe9\nMK\n", "has an id that is not printable UTF-8"), (b">a\nM\xe9K\n", "letters outside the alphabet: \\udce9")]
 )

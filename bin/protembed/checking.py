@@ -3,6 +3,7 @@
 A block without a fault costs a few calls. Only a block with one is looked through record by record.
 """
 
+import re
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -16,6 +17,7 @@ from protembed.proteins import all_canonical, are_usual, foreign_letters, ids_of
 from protembed.records import CheckedRecords
 
 MOST_OFFENDERS_SHOWN = 20
+_ESM_TOKEN = re.compile("<(?:cls|pad|eos|unk|mask|null_1)>", re.IGNORECASE)
 
 
 class RecordChecker:
@@ -66,7 +68,9 @@ class RecordChecker:
         for place, sequence in enumerate(sequences):
             letters = [] if are_usual(sequence) else foreign_letters(sequence)
             found = f"letters outside the alphabet: {' '.join(letters)}"
-            if "<" in letters and self._invalid_residues == "substitute":  # X for the brackets of <mask> would leave M, A, S, K for residues
+            if ">" in letters and ">" in _ESM_TOKEN.sub("", sequence):  # no policy may make one protein of two, or lose the second
+                faults.append((place, "has a '>' within its sequence: is a line end missing before the next header?"))
+            elif "<" in letters and self._invalid_residues == "substitute":  # X for the brackets of <mask> would leave M, A, S, K for residues
                 faults.append((place, "has a '<', which begins no residue; ESM's tokens cannot be written into a sequence"))
             elif letters and self._invalid_residues == "substitute":
                 sequences[place], flags[place], notes[place] = substitute_foreign(sequence), int(Flag.SUBSTITUTED), f"X in place of {' '.join(letters)}"
