@@ -66,6 +66,21 @@ def test_a_compressed_file_cut_anywhere_is_refused(tmp_path, packer):
             list(read_blocks(tmp_path / "cut"))
 
 
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("tail", ["a line end", "plain text", "another compression", 0, 1, 2, 3])
+def test_what_follows_a_compressed_part_and_is_damaged_or_none_is_refused_and_no_record_lost_in_silence(tmp_path, packer, tail):
+    """A number: a bit is flipped in this byte of the second part."""
+    part, second = (bytearray(PACKERS[packer](text)) for text in (b">a\nMKV\n", b">b\nACDE\n"))
+    if isinstance(tail, int):
+        second[tail] ^= 1 << tail % 8
+    tails = {"a line end": b"\n", "plain text": b">b\nACDE\n", "another compression": PACKERS["gz" if packer != "gz" else "bz2"](b">b\nACDE\n")}
+    (tmp_path / "in.fasta").write_bytes(part + tails.get(tail, second))
+    try:
+        assert list(read_fasta(tmp_path / "in.fasta")) == [("a", "MKV"), ("b", "ACDE")] and tail == 3  # a level or a name may be another
+    except BadInput as error:
+        assert "ends early" in str(error) or "cannot be read" in str(error)
+
+
 @pytest.mark.parametrize("policy", ["error", "substitute", "skip"])
 @pytest.mark.parametrize("word", ["<mask>", "<pad>", "<cls>", "<eos>", "<unk>"])
 def test_a_token_written_into_a_sequence_is_never_taken_for_one(tmp_path, word, policy):

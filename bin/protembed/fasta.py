@@ -11,7 +11,7 @@ import io
 import zlib
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Collection, Dict, Iterator, List, Tuple
+from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Tuple
 
 import zstandard
 from Bio.SeqIO.FastaIO import SimpleFastaParser
@@ -19,6 +19,7 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 from protembed.errors import BadInput
 
 BLOCK_RECORDS = 2048
+MOST_UNPACKED = 1 << 20  # bytes at a time, where a decompressor can be told
 _GZIP, _BZIP2, _ZSTANDARD = b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd"
 
 
@@ -66,9 +67,9 @@ def open_text(path: Path) -> IO[str]:
     if start.startswith(_GZIP):
         raw = gzip.open(path)  # noqa: SIM115
     elif start.startswith(_BZIP2):
-        raw = bz2.open(path)  # noqa: SIM115
+        raw = io.BufferedReader(_Frames(path, bz2.BZ2Decompressor, MOST_UNPACKED), 1 << 20)
     elif start == _ZSTANDARD:
-        raw = io.BufferedReader(_ZstandardFrames(path), 1 << 20)
+        raw = io.BufferedReader(_Frames(path, zstandard.ZstdDecompressor().decompressobj), 1 << 20)
     else:
         raw = open(path, "rb", buffering=1 << 20)  # noqa: SIM115
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape")
@@ -91,12 +92,16 @@ def _readable_lines(path: Path) -> int:
     return lines
 
 
-class _ZstandardFrames(io.RawIOBase):
-    """The content of all frames of a file. EOFError where it is cut off: zstandard's own reader takes any end for the end."""
+class _Frames(io.RawIOBase):
+    """The content of all frames (bz2: streams) of a file. EOFError where it is cut off, the decompressor's error where what follows a frame is none.
 
-    def __init__(self, path: Path):
+    The libraries' own readers would lose records in silence: zstandard's takes any end for the end, bz2's whatever it does not understand.
+    """
+
+    def __init__(self, path: Path, new_frame: Callable[[], Any], *most_unpacked: int):
         self._file = open(path, "rb")  # noqa: SIM115
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._new_frame, self._most = new_frame, most_unpacked
+        self._frame = new_frame()
         self._content = memoryview(b"")
 
     def readable(self) -> bool:
@@ -104,14 +109,17 @@ class _ZstandardFrames(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         while not self._content:
-            compressed = self._frame.unused_data or self._file.read(1 << 14)
-            if not compressed and self._frame.eof:
-                return 0
-            if not compressed:
-                raise EOFError("the last frame has no end")
+            compressed = b""
             if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._content = memoryview(self._frame.decompress(compressed))
+                compressed = self._frame.unused_data or self._file.read(1 << 14)
+                if not compressed:
+                    return 0
+                self._frame = self._new_frame()
+            elif not self._most or self._frame.needs_input:
+                compressed = self._file.read(1 << 14)
+                if not compressed:
+                    raise EOFError("the last frame has no end")
+            self._content = memoryview(self._frame.decompress(compressed, *self._most))
         count = min(len(buffer), len(self._content))
         buffer[:count], self._content = self._content[:count], self._content[count:]
         return count
