@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -11,7 +13,7 @@ import check_h5
 from protembed import open_embeddings
 from protembed.errors import CorruptStore
 from protembed.store import check_embeddings
-from tests.conftest import run_inside
+from tests.conftest import BIN, run_inside
 from tests.nextflow import basic, run_pipeline
 from tests.test_merge_chunks import ledger_of, merge, run  # noqa: F401
 
@@ -65,6 +67,14 @@ def test_a_shard_is_a_whole_file_of_its_own_records(one_and_three):
 def test_an_index_whose_link_stands_elsewhere_finds_its_shards(one_and_three, tmp_path):
     (tmp_path / "linked.h5").symlink_to(one_and_three[1] / "embeddings.h5")
     assert check_embeddings(tmp_path / "linked.h5")["n_embedded"] == 40
+
+
+def test_a_process_that_ends_with_an_index_still_open_ends_well(one_and_three):
+    """As torch's spawned workers do."""
+    reading = "import ctypes, sys; from protembed import open_embeddings; index = open_embeddings(sys.argv[1]); index[3]; index.per_tok(3, 1)"
+    kept = "ctypes.pythonapi.Py_IncRef(ctypes.py_object(index))"
+    done = subprocess.run([sys.executable, "-c", f"{reading}; {kept}", one_and_three[1] / "embeddings.h5"], env={"PYTHONPATH": str(BIN)})
+    assert done.returncode == 0
 
 
 def test_an_index_without_one_of_its_shards_is_refused_and_not_read_as_nan(three):

@@ -120,7 +120,9 @@ class StoredRows:
 def mapped(dataset: h5py.Dataset, path: Path) -> Union[np.ndarray, StoredRows]:
     """The rows of a dataset of the file at `path`, of which only what is asked for is read. CorruptStore when the file ends within it."""
     if dataset.size and (dataset.chunks or dataset.is_virtual):
-        return StoredRows(dataset)
+        # Not `dataset` itself: asked for its chunks it keeps a list of properties open, and one of a virtual dataset that is open
+        # when the process ends is HDF5's death (SIGSEGV), as in every spawned worker of torch's DataLoader.
+        return StoredRows(h5py.Dataset(dataset.id))
     if dataset.size == 0 or dataset.id.get_offset() is None:  # by another program
         return dataset[:]
     if dataset.id.get_offset() + dataset.nbytes > path.stat().st_size:
