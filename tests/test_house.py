@@ -25,6 +25,7 @@ LOWEST |= {
     "fasta",
     "proteins",
     "first_seen",
+    "choosing",
     "borders",
     "allocation",
     "device",

@@ -28,9 +28,31 @@ def test_means_come_by_id_row_slice_and_list_as_h5py_has_them(embeddings, stored
     assert np.array_equal(embeddings["protein5"], means[5]) and embeddings["protein5"].shape == (128,)
     assert np.array_equal(embeddings[-1], means[-1]) and np.array_equal(embeddings[3:9:2], means[3:9:2])
     assert np.array_equal(embeddings[["protein7", "protein2"]], means[[7, 2]])
-    assert np.array_equal(embeddings[np.array([4, 4])], means[[4, 4]])
+    assert np.array_equal(embeddings[np.array([4, 4])], means[[4, 4]]) and embeddings[[]].shape == (0, 128)
+    assert np.array_equal(embeddings[torch.tensor([3, 1])], means[[3, 1]])
     assert np.array_equal(embeddings.mean(layer=3), stored["representations/3/mean"][:])
     assert len(embeddings) == 16 and embeddings.ids[3] == "protein3" and "protein3" in embeddings and "nobody" not in embeddings
+
+
+def test_a_mask_selects_the_rows_that_are_true_and_one_of_another_length_is_refused(embeddings):
+    mask = embeddings.lengths[:] > 40
+    assert 1 < mask.sum() < 15 and np.array_equal(embeddings[mask], embeddings[:][mask]) and np.array_equal(embeddings[mask.tolist()], embeddings[:][mask])
+    assert np.array_equal(embeddings[torch.from_numpy(mask)], embeddings[:][mask])
+    assert [len(part) for part in embeddings.per_tok(mask)] == [len(part) for part in embeddings.per_tok(np.flatnonzero(mask))]
+    for wrong in (mask[:-1], mask[:0], [True]):
+        with pytest.raises(IndexError, match=f"a mask of {len(wrong)} for 16 records"):
+            embeddings[wrong]
+
+
+NO_ROWS = [1.5, np.float32(2), True, np.True_, b"protein3", [0.0, 1.0], np.array([1.0]), [True, 3], [b"protein3"], np.array([b"a"], object)]
+
+
+@pytest.mark.parametrize("no_row", NO_ROWS, ids=repr)
+def test_what_is_no_row_is_a_type_error_and_not_another_records_vector(embeddings, no_row):
+    with pytest.raises(TypeError, match=r"a row is a whole number or an id \(str\), not"):
+        embeddings[no_row]
+    with pytest.raises(TypeError, match="decode it" if "b'" in repr(no_row) else "a row is"):
+        embeddings.per_tok(no_row)
 
 
 def test_residues_come_by_id_and_as_a_list_for_several(embeddings, stored):

@@ -12,18 +12,16 @@ import math
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Dict, List, Optional, Union
 
 import numpy as np
 
+from protembed.choosing import Which, rows_meant
 from protembed.consistency import check_whole
 from protembed.hdf5 import mapped
 from protembed.identity import Identity
 from protembed.layout import CONTACTS, FORMAT, KINDS, Flag, is_ragged, offsets_name, vector_name, vector_names
 from protembed.seals import damage_named, opened
-
-# One id or row gives one record's vector; a slice, a list of ids, or a list or array of rows gives several.
-Which = Union[str, int, slice, Sequence[str], Sequence[int], np.ndarray]
 
 
 def open_embeddings(path: Union[str, Path], verify: bool = False) -> "Embeddings":
@@ -97,7 +95,7 @@ class Embeddings:
         return name in self._row_of
 
     def __getitem__(self, which: Which) -> np.ndarray:
-        """The mean of the first layer: (D,) for one record, (rows, D) for several. KeyError, IndexError."""
+        """The mean of the first layer: (D,) for one record, (rows, D) for several. KeyError, IndexError, TypeError."""
         return self.mean(which)
 
     def mean(self, which: Which = slice(None), layer: Optional[int] = None) -> np.ndarray:
@@ -136,13 +134,7 @@ class Embeddings:
         return self._arrays[name]
 
     def _rows(self, which: Which) -> Union[int, slice, np.ndarray]:
-        if isinstance(which, str):
-            return self.row_of(which)
-        if isinstance(which, (int, np.integer)):
-            return int(which)
-        if isinstance(which, slice):
-            return which
-        return np.array([self.row_of(item) if isinstance(item, str) else item for item in which], np.int64)
+        return rows_meant(which, len(self), self.row_of)
 
     def as_torch(self, kind: str = "mean", layer: Optional[int] = None) -> "torch.utils.data.Dataset":  # noqa: F821
         """A map-style dataset of (id, tensor): (D,) for mean and bos, (residues, D) for per_tok. Imports torch."""
