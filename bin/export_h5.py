@@ -11,6 +11,7 @@ h5ad           AnnData: X (N, D), obs with length and flags, uns with model, lay
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional, Sequence
 
 from protembed.cli import log, run
 from protembed.errors import BadOption
@@ -27,12 +28,23 @@ class Options:
     layout: str = field(default="per_accession", metadata=dict(choices=list(LAYOUTS), help="what to write (default: per_accession)"))
     output: str = field(default="", metadata=dict(help="file to write; one that is there is replaced (default: beside embeddings.h5, under its name)"))
     kind: str = field(default="mean", metadata=dict(choices=["mean", "bos", "per_tok"], help="which vectors (default: mean)"))
-    layer: int = field(default=-1, metadata=dict(help="one of the file's, counted as in fair-esm; -1: its first (default: -1)"))
+    layer: Optional[int] = field(
+        default=None, metadata=dict(type=int, help="one of the file's, numbered as in fair-esm; -1: its last (default: its lowest, as in /embeddings)")
+    )
     names: str = field(default="id", metadata=dict(choices=["id", "accession"], help="accession: the ACC of sp|ACC|NAME and tr|ACC|NAME (default: id)"))
 
     def __post_init__(self):
         if self.kind == "per_tok" and self.layout in ("parquet", "h5ad"):
             raise BadOption(f"--layout {self.layout} has one vector a record; for --kind per_tok choose per_accession or npy")
+
+
+def layer_meant(given: Optional[int], layers: Sequence[int]) -> int:
+    """Of the file's layers, which rise: the lowest, the given one, or one counted from the last; BadOption."""
+    if given is None:
+        return layers[0]
+    if given < -len(layers):
+        raise BadOption(f"--layer {given}: the file has the layers {', '.join(map(str, layers))}")
+    return layers[given] if given < 0 else given
 
 
 def main(options: Options) -> None:
@@ -41,11 +53,11 @@ def main(options: Options) -> None:
     if output.resolve() == source.resolve():
         raise BadOption(f"--output {output} is the file that is read; name another")
     with open_embeddings(source) as embeddings:
-        layer = embeddings.identity.repr_layers[0] if options.layer == -1 else options.layer
+        layer = layer_meant(options.layer, embeddings.identity.repr_layers)
         try:
             embeddings.array(options.kind, layer)
         except KeyError as error:
-            raise BadOption(f"--kind {options.kind}, --layer {options.layer}: {error.args[0]}") from None
+            raise BadOption(f"--kind {options.kind}, --layer {layer}: {error.args[0]}") from None
         names = accessions(embeddings.ids) if options.names == "accession" else embeddings.ids
         LAYOUTS[options.layout](output, names, Selection(embeddings, options.kind, layer))
     log.info("%s: %d records, %s of layer %d", output, len(names), options.kind, layer)

@@ -50,6 +50,12 @@ def test_h5ad_is_read_by_anndata(result, embeddings, tmp_path, monkeypatch):
     assert (data.uns["model"], data.uns["layer"]) == (embeddings.attributes["model"], 1)
 
 
+def test_layers_below_zero_count_from_the_last_of_the_file_and_none_is_the_lowest_as_in_embeddings(result, embeddings, tmp_path):
+    for layer, meant in {None: 1, -1: 3, -2: 1, 3: 3}.items():
+        given = [] if layer is None else ["--layer", layer]
+        assert np.array_equal(np.load(export(result, tmp_path / "out.npy", "--layout", "npy", *given)), embeddings.mean(layer=meant))
+
+
 def test_accessions_are_those_of_uniprot_and_no_two_records_get_one_name():
     assert accessions(["sp|P0AFK0|PMBA_ECOLI", "tr|A0A0|X_Y", "a|b|c", "plain"]) == ["P0AFK0", "A0A0", "a|b|c", "plain"]
     with pytest.raises(BadInput, match=r"sp\|P1\|X and P1 would both be called P1"):
@@ -63,6 +69,7 @@ def test_accessions_are_those_of_uniprot_and_no_two_records_get_one_name():
     "arguments, words",
     [
         (["--layer", 2], "has no representations/2/mean; it has"),
+        (["--layer", -3], "has the layers 1, 3"),
         (["--kind", "bos"], "has no representations/1/bos"),
         (["--kind", "per_tok", "--layout", "h5ad"], "one vector a record"),
     ],

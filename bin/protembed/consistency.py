@@ -77,7 +77,7 @@ def check_records(file: h5py.File, name: str) -> None:
         raise Incomplete(f"{name}: {rows} rows, but {counts}: rows are missing")
     check_rows(file, rows, vectors, name, others)
     if "mean" in recipe.include and file["embeddings"] != file[next(vector for vector in vectors if vector.endswith("/mean"))]:
-        raise CorruptStore(f"{name}: /embeddings is not the first layer's mean")
+        raise CorruptStore(f"{name}: /embeddings is not the lowest layer's mean")
     _check_ids(file, name)
     _check_flags(file, recipe, name)
     for vector in vectors:

@@ -2,7 +2,7 @@
 
     from protembed import open_embeddings
     with open_embeddings("results/embeddings.h5") as embeddings:
-        embeddings["P0AFK0"]                   # (D,) mean over residues, of the first layer that was asked for
+        embeddings["P0AFK0"]                   # (D,) mean over residues, of the lowest layer that was asked for
         embeddings[100:200], embeddings[["P0AFK0", "P31663"]]   # (rows, D)
         embeddings.per_tok("P0AFK0", layer=33)                  # (residues, D)
 Needs h5py and numpy; torch only for as_torch. The file is mapped: what is not asked for is not read.
@@ -95,11 +95,11 @@ class Embeddings:
         return name in self._row_of
 
     def __getitem__(self, which: Which) -> np.ndarray:
-        """The mean of the first layer: (D,) for one record, (rows, D) for several. KeyError, IndexError, TypeError."""
+        """The mean of the lowest layer: (D,) for one record, (rows, D) for several. KeyError, IndexError, TypeError."""
         return self.mean(which)
 
     def mean(self, which: Which = slice(None), layer: Optional[int] = None) -> np.ndarray:
-        """Means over residues, (D,) or (rows, D), in the file's dtype; layer: as in fair-esm, the first of the file by default."""
+        """Means over residues, (D,) or (rows, D), in the file's dtype; layer: as in fair-esm, the lowest of the file by default."""
         return np.array(self.array("mean", layer)[self._rows(which)])
 
     def bos(self, which: Which = slice(None), layer: Optional[int] = None) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     /sequence_ids  (N,) utf-8     input order, one per embedded record
     /samples       (N,) utf-8     of the samplesheet, when there was one
-    /embeddings    (N, D)         hard link to the first layer's mean, when mean is included
+    /embeddings    (N, D)         hard link to the lowest layer's mean, when mean is included
     /lengths       (N,) int32     residues of the record          /flags (N,) uint8, layout.Flag
     /sha256        (N, 32) uint8  of the canonical sequence
     /offsets       (N + 1,) int64 embedded residues before each record, when per_tok is included

@@ -22,7 +22,7 @@ class VectorSample(NamedTuple):
 
 
 def sample_vectors(file: h5py.File, most: int = MOST_SAMPLED) -> Optional[VectorSample]:
-    """At most `most` vectors of the first layer's mean, else bos; None when the file holds no vector per sequence."""
+    """At most `most` vectors of the lowest layer's mean, else bos; None when the file holds no vector per sequence."""
     layer = int(file.attrs["repr_layers"][0])
     names = [name for name in (vector_name(layer, "mean"), vector_name(layer, "bos")) if name in file]
     if not names or not len(file[names[0]]):
