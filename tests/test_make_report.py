@@ -1,5 +1,8 @@
+import html
 import json
 import re
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -153,6 +156,23 @@ def test_a_run_in_which_no_task_embedded_has_a_report_without_tasks(run, tmp_pat
     assert numbers["chunks"] == numbers["devices"] == numbers["attempts"] == []
     found = sections_in(tmp_path)
     assert {"at_a_glance", "lengths", "map", "methods"} <= set(found) and not {"speed", "devices", "packing", "chunks"} & set(found)
+
+
+def test_multiqc_shows_every_record_that_was_left_out_under_its_own_name(run, tmp_path):
+    """It takes the first column for names of samples: cuts paths and suffixes off, and of two that are equal then keeps one."""
+    ids = ["P1_HUMAN/1-40", "P2_HUMAN/1-40", "tr|Q9|Z", "ctg7.", "ctg7", "ctg7_", "a.gz", "a.bam", "007", "1e3", "q<b>1", "nan"]
+    reasons = [f"letters outside the alphabet: {letter}" for letter in ("/", "<", ".gz", "_")]
+    lines = [f"{name}\tskipped\t-\t{3 + number}\t0\t-\t{reasons[number % 4]}\t\n" for number, name in enumerate(ids)]
+    (tmp_path / "ledger.tsv").write_text((run / "merged" / "ledger.tsv").read_text().splitlines(keepends=True)[0] + "".join(lines))
+    report(run, tmp_path, "--ledger", tmp_path / "ledger.tsv")
+    words = ["--config", "multiqc/multiqc_config.json", "--filename", "page.html", "--no-data-dir", "multiqc"]
+    subprocess.run([sys.executable, "-m", "multiqc", *words], cwd=tmp_path, check=True, capture_output=True)
+    page = (tmp_path / "page.html").read_text()
+    shown = {name: re.findall(rf'<tr[^>]*data-table-id="{name}_table"[^>]*>(.*?)</tr>', page, re.DOTALL) for name in ("skipped_records", "skipped_reasons")}
+    cells = {name: [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows] for name, rows in shown.items()}
+    texts = {name: [[html.unescape(re.sub("<[^>]*>", "", cell)) for cell in row] for row in rows] for name, rows in cells.items()}
+    assert texts["skipped_records"] == [[name, str(3 + number), reasons[number % 4]] for number, name in enumerate(ids)]
+    assert texts["skipped_reasons"] == [[reason, "3"] for reason in reasons]
 
 
 def test_random_weights_are_said_in_plain_words_and_only_then(run, tmp_path):

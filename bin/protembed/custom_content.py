@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence
 Section = Dict[str, Any]
 PALETTE = ["#3b528b", "#d1495b", "#21918c", "#edae49", "#7b4f9d", "#5ec962", "#8d6a3f", "#777777"]
 GRID = dict(gridcolor="#e8e8e8", zeroline=False, automargin=True)
+NAMES = "row_name"  # the column of a table's rows' names
 TOOLS = dict(responsive=True, displaylogo=False, modeBarButtons=[["toImage", "zoom2d", "resetScale2d"]])
 
 
@@ -21,10 +22,20 @@ def words(name: str, title: str, text: str, how_to_read: str = "") -> Section:
 
 
 def table(name: str, title: str, how_to_read: str, rows: Dict[str, dict], first: str, headers: Dict[str, dict]) -> Section:
-    """A table; `first` heads the column of the rows' names, `headers` are MultiQC's for the others."""
-    looks = dict(id=f"{name}_table", title=f"protembed: {title}", col1_header=first, only_defined_headers=True, no_violin=True, sort_rows=False)
-    plain = {column: dict(dict(scale=False), **header) for column, header in headers.items()}
-    return dict(id=name, section_name=title, description=how_to_read, plot_type="table", pconfig=looks, headers=plain, data=rows)
+    """A table; `first` heads the column of the rows' names, `headers` are MultiQC's for the others. Texts are escaped.
+
+    MultiQC itself calls the rows 1, 2, ...: names it takes for those of samples, cuts off what looks like a path or a suffix, and keeps
+    one of two rows that then have the same.
+    """
+    looks = dict(id=f"{name}_table", title=f"protembed: {title}", col1_header="", only_defined_headers=True, no_violin=True, sort_rows=False)
+    plain = {column: dict(dict(scale=False), **header) for column, header in {NAMES: dict(title=first), **headers}.items()}
+    cells = [{NAMES: row, **values} for row, values in rows.items()]
+    data = {str(number): {column: _escaped(value) for column, value in row.items()} for number, row in enumerate(cells, 1)}
+    return dict(id=name, section_name=title, description=how_to_read, plot_type="table", pconfig=looks, headers=plain, data=data)
+
+
+def _escaped(value: object) -> object:
+    return html.escape(value) if isinstance(value, str) else value
 
 
 def plot(
