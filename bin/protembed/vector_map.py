@@ -46,10 +46,10 @@ def flat_map(sample: VectorSample) -> Dict[str, Any]:
     No points when there are fewer than three vectors, or when all are equal. Directions are turned so that their largest weight
     is positive: a map does not flip from run to run.
     """
-    centred = sample.vectors - sample.vectors.mean(0)
-    variance = float((centred.astype(np.float64) ** 2).sum())
-    if len(centred) < 3 or variance == 0 or centred.shape[1] < 2:
+    if len(sample.vectors) < 3 or sample.vectors.shape[1] < 2 or (sample.vectors == sample.vectors[0]).all():
         return dict(points=[], explained=[])
+    centred = (sample.vectors - sample.vectors.mean(0, np.float64)).astype(np.float32)  # a mean in single precision is off by more than some samples differ
+    variance = float((centred.astype(np.float64) ** 2).sum())
     left, singular, right = np.linalg.svd(centred, full_matrices=False)
     signs = np.sign(right[np.arange(2), np.abs(right[:2]).argmax(1)])
     places = left[:, :2] * singular[:2] * signs
