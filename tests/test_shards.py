@@ -1,5 +1,6 @@
 """Vectors in several files, and the index that readers open as one."""
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 import check_h5
 from protembed import open_embeddings
+from protembed.chunk_file import open_chunk_file
 from protembed.errors import CorruptStore
 from protembed.store import check_embeddings
 from tests.conftest import BIN, run_inside
@@ -83,6 +85,18 @@ def test_an_index_without_one_of_its_shards_is_refused_and_not_read_as_nan(three
         open_embeddings(three / "embeddings.h5")
     with h5py.File(three / "embeddings.h5") as file:  # what another program would see
         assert np.isnan(file["embeddings"][14:28]).all() and np.isfinite(file["embeddings"][:14]).all()
+
+
+def test_what_another_program_holds_locked_or_cannot_be_locked_at_all_is_read_all_the_same(one_and_three, run):  # noqa: F811
+    """NFS without its lock daemon answers flock with ENOLCK: without a call, there is no answer."""
+    chunk, three = min((run / "vectors").glob("*.h5")), one_and_three[1]
+    with open(chunk) as first, open(three / "embeddings.h5") as second, open(three / NAMES[1]) as third:
+        for handle in (first, second, third):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with open_chunk_file(chunk) as opened:
+            assert len(opened)
+        with open_embeddings(three / "embeddings.h5", verify=True) as index:
+            assert np.isfinite(index[14:28]).all()
 
 
 def test_a_shard_of_another_run_is_refused(three, run, weights, tmp_path):  # noqa: F811

@@ -116,7 +116,7 @@ def check_dataset(file: h5py.File, dataset: str, name: str) -> None:
 def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
     """Open one of our files for reading; CorruptStore when it is not one, or not a complete one."""
     try:
-        file = h5py.File(path, "r")
+        file = _open_unlocked(path)
     except DAMAGE as error:
         raise fault_of_the_file_system(error, path) or CorruptStore(
             f"{path.name} cannot be read as HDF5 ({first_line(error)}); it is missing or torn"
@@ -133,6 +133,11 @@ def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
         yield file
 
 
+def _open_unlocked(path: Path) -> h5py.File:
+    """For reading, and so are the shards behind it. Nobody writes to a file that has its name, and a network file system may have no locks."""
+    return h5py.File(path, "r", locking=False)
+
+
 def shard_paths(file: h5py.File, path: Path) -> Dict[Path, str]:
     """The files with the vectors of the index at `path`, and the content_sha256 that each had; none of another file."""
     contents = json.loads(file.attrs.get("shard_files", "{}"))
@@ -145,7 +150,7 @@ def check_shards(file: h5py.File, path: Path) -> None:
     for shard, content in shard_paths(file, path).items():
         if not shard.exists():
             raise CorruptStore(f"{path.name} is an index, and {shard.name} with its vectors is not beside it; put it there, or give the shards instead")
-        with h5py.File(shard, "r") as part:
+        with _open_unlocked(shard) as part:
             if part.attrs.get("content_sha256") != content or part.attrs.get("complete") != 1:
                 raise CorruptStore(f"{shard.name} is not the file that {path.name} was made with")
 
