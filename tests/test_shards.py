@@ -90,13 +90,22 @@ def test_an_index_without_one_of_its_shards_is_refused_and_not_read_as_nan(three
 def test_what_another_program_holds_locked_or_cannot_be_locked_at_all_is_read_all_the_same(one_and_three, run):  # noqa: F811
     """NFS without its lock daemon answers flock with ENOLCK: without a call, there is no answer."""
     chunk, three = min((run / "vectors").glob("*.h5")), one_and_three[1]
-    with open(chunk) as first, open(three / "embeddings.h5") as second, open(three / NAMES[1]) as third:
-        for handle in (first, second, third):
+    for locked in (chunk, three / "embeddings.h5", three / NAMES[1]):
+        with open(locked) as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-        with open_chunk_file(chunk) as opened:
-            assert len(opened)
-        with open_embeddings(three / "embeddings.h5", verify=True) as index:
-            assert np.isfinite(index[14:28]).all()
+            with open_chunk_file(chunk) as opened:
+                assert len(opened)
+            with open_embeddings(three / "embeddings.h5", verify=True) as index:
+                assert np.isfinite(index[14:28]).all()
+
+
+def test_a_program_may_have_a_file_open_with_h5py_and_with_us_in_any_order(one_and_three):
+    index, shard = one_and_three[1] / "embeddings.h5", one_and_three[1] / NAMES[1]
+    for theirs in (index, shard):
+        with h5py.File(theirs) as file, open_embeddings(index, verify=True) as ours:
+            assert len(ours) == 40 and len(file["lengths"]) and np.isfinite(ours[14:28]).all()
+    with open_embeddings(index) as ours, h5py.File(index) as file, h5py.File(shard) as part:
+        assert np.array_equal(ours[14:28], file["embeddings"][14:28]) and np.array_equal(ours[14:28], part["embeddings"])
 
 
 def test_a_shard_of_another_run_is_refused(three, run, weights, tmp_path):  # noqa: F811

@@ -116,7 +116,7 @@ def check_dataset(file: h5py.File, dataset: str, name: str) -> None:
 def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
     """Open one of our files for reading; CorruptStore when it is not one, or not a complete one."""
     try:
-        file = _open_unlocked(path)
+        file = _open(path)
     except DAMAGE as error:
         raise fault_of_the_file_system(error, path) or CorruptStore(
             f"{path.name} cannot be read as HDF5 ({first_line(error)}); it is missing or torn"
@@ -133,9 +133,21 @@ def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
         yield file
 
 
-def _open_unlocked(path: Path) -> h5py.File:
-    """For reading, and so are the shards behind it. Nobody writes to a file that has its name, and a network file system may have no locks."""
-    return h5py.File(path, "r", locking=False)
+def _open(path: Path) -> h5py.File:
+    """With HDF5's lock, or without where the file or a shard cannot be locked: another program holds it, the file system has no locks.
+
+    Never with one would be simpler, but HDF5 refuses what the caller's process has open with it. Shards are opened as their
+    index is, and one that does not open is NaN. Nobody writes to a file that has its name.
+    """
+    try:
+        with contextlib.ExitStack() as closing:
+            file = closing.enter_context(h5py.File(path, "r"))
+            for shard in filter(Path.exists, shard_paths(file, path)):
+                h5py.File(shard, "r").close()
+            closing.pop_all()
+            return file
+    except OSError:  # whatever else it was comes again
+        return h5py.File(path, "r", locking=False)
 
 
 def shard_paths(file: h5py.File, path: Path) -> Dict[Path, str]:
@@ -147,10 +159,11 @@ def shard_paths(file: h5py.File, path: Path) -> Dict[Path, str]:
 
 def check_shards(file: h5py.File, path: Path) -> None:
     """CorruptStore unless the shards of an index are there, and those it was made with: HDF5 itself would show NaN without a word."""
+    locking = None if file.id.get_access_plist().get_file_locking()[0] else False
     for shard, content in shard_paths(file, path).items():
         if not shard.exists():
             raise CorruptStore(f"{path.name} is an index, and {shard.name} with its vectors is not beside it; put it there, or give the shards instead")
-        with _open_unlocked(shard) as part:
+        with h5py.File(shard, "r", locking=locking) as part:
             if part.attrs.get("content_sha256") != content or part.attrs.get("complete") != 1:
                 raise CorruptStore(f"{shard.name} is not the file that {path.name} was made with")
 
