@@ -92,13 +92,13 @@ def download(url: str, folder: Path) -> Path:
         log.info("using %s", target)
         return target
     log.info("downloading %s", url)
-    try:
-        with replacing(target) as temporary:
+    with replacing(target) as temporary:
+        try:
             torch.hub.download_url_to_file(url, str(temporary), progress=sys.stderr.isatty())
-    except urllib.error.HTTPError as error:
-        raise BadWeights(f"{url} cannot be downloaded: {error}") from error
-    except OSError as error:  # URLError is one: no network, no space
-        raise Transient(f"{url} cannot be downloaded: {error}; on a machine without internet give --model a .pt file") from error
+        except urllib.error.HTTPError as error:
+            raise BadWeights(f"{url} cannot be downloaded: {error}") from error
+        except OSError as error:  # URLError is one: no network, no space
+            raise Transient(f"{url} cannot be downloaded: {error}; on a machine without internet give --model a .pt file") from error
     return target
 
 

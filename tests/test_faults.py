@@ -8,15 +8,21 @@ PROTEMBED_CRASH_FULL=1 takes all.
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from protembed.errors import Transient, fault_of_the_file_system
+from protembed.checkpoint import ChunkCheckpoint
+from protembed.chunk_file import open_chunk_file
+from protembed.errors import BadInput, CorruptStore, Transient, fault_of_the_file_system
+from protembed.fasta import read_blocks
 from protembed.layout import CHUNK_FORMAT
-from protembed.seals import opened
+from protembed.seals import damage_named, opened
+from protembed.weights import Description, load_esm2
 from tests.crash import FULL, Fault, finish, in_processes, needs_ptrace, run_traced
 from tests.crash_jobs import EmbedJob, MergeJob, SplitJob, committed_files, litter
 
@@ -108,6 +114,56 @@ def test_merge_chunks_and_split_fasta_survive_the_failure_of_any_file_operation(
 def test_a_file_that_cannot_be_read_just_now_is_not_called_damaged():
     with pytest.raises(Transient, match="/proc/self/mem: Input/output error; look after that file system"), opened(Path("/proc/self/mem"), CHUNK_FORMAT):
         pass
+
+
+OUTSIDE = ["EIO", "ESTALE", "ETIMEDOUT", "ESHUTDOWN", "ECONNABORTED", "EHOSTDOWN", "ENOLCK", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EACCES"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_network_or_machine_refuse_for_now_is_not_called_damage(result, weights, tmp_path, monkeypatch, name):
+    """Chunk files, checkpoints, weights and FASTA."""
+    number, chunk = getattr(errno, name), min((result.parent.parent / "vectors").glob("*.h5"))
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    checkpoint = ChunkCheckpoint(tmp_path, "identity", "chunk", 1)
+    with open_chunk_file(chunk) as opened_chunk, monkeypatch.context() as patched:
+        patched.setattr("os.preadv", refuse)
+        with pytest.raises(Transient, match=f"{chunk}.*{os.strerror(number)}.*run again"):
+            opened_chunk.vectors(opened_chunk.names[0], [0])
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(io, "open", refuse)
+    for read in (lambda: Description.read(weights), lambda: load_esm2(weights / "model.pt"), lambda: checkpoint.load(tmp_path / "batch_00000.pt")):
+        with pytest.raises(Transient, match=f"{os.strerror(number)}.*run again"):
+            read()
+    with pytest.raises(Transient if name != "EACCES" else BadInput, match=os.strerror(number)):
+        next(read_blocks(chunk))
+
+
+@pytest.mark.parametrize(
+    "error, kind",
+    [
+        (MemoryError(), Transient),
+        (RuntimeError("can't start new thread"), Transient),
+        (RuntimeError("unable to mmap 64 bytes from file </w/model.pt>: Cannot allocate memory (12)"), Transient),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes. Error code 12 (Cannot allocate memory)"), Transient),
+        (MemoryError("Can't malloc 281474976710656 bytes"), CorruptStore),
+        (RuntimeError("wrong B-tree signature (12)"), CorruptStore),
+    ],
+    ids=repr,
+)
+def test_want_of_memory_or_threads_is_damage_only_where_no_such_file_could_hold_as_much(result, error, kind):
+    with pytest.raises(kind), damage_named(result):
+        raise error
+
+
+@pytest.mark.parametrize("size, kind", [(1 << 50, CorruptStore), (1 << 20, Transient)])
+def test_no_memory_for_an_array_that_fits_into_the_file_is_not_damage(result, size, kind):
+    with pytest.raises(MemoryError) as caught:
+        np.empty(1 << 60, np.uint8)
+    with pytest.raises(kind), damage_named(result):
+        raise type(caught.value)((size,), np.dtype(np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from torch.serialization import set_crc32_options
 from protembed.atomic import create_exclusive, fsync_path, remove_leftovers, set_aside
 from protembed.batch import Batch
 from protembed.device import wants_memory
-from protembed.errors import Transient, fault_of_the_file_system, first_line
+from protembed.errors import Transient, fault_of_reading, first_line
 from protembed.layout import batch_path, marker_of
 from protembed.marker import marker_text, vouched_digest
 
@@ -76,10 +76,8 @@ class ChunkCheckpoint:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        except MemoryError as error:
-            raise Transient(f"no memory to read the checkpoint {path}; give the task more") from error
-        except OSError as error:
-            raise fault_of_the_file_system(error, path) or error
+        except (OSError, MemoryError) as error:
+            raise fault_of_reading(error, path) or Transient(f"checkpoint {path} cannot be read: {error}") from error
         if "\n" not in marker:  # torn in its first line, or a living writer is at it (a file system without hard links shows that)
             return None
         fault, batch = self._judge(marker, content)

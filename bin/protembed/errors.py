@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Optional
 
 LOOK_AFTER = "look after that file system"
+_SICK = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EREMOTEIO, errno.ENODEV, errno.ENXIO, errno.ENOLCK)
+# What NFS, Lustre and FUSE answer while their server or the way to it is gone.
+_CUT_OFF = (errno.ETIMEDOUT, errno.ESHUTDOWN, errno.ECONNABORTED, errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there, or have the quota raised",
     errno.EROFS: "make it writable",
     errno.EFBIG: "have the limit on the size of files raised",
-    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EREMOTEIO, errno.ENODEV, errno.ENXIO), LOOK_AFTER),
+    errno.ENOMEM: "give the task more memory",
+    errno.EMFILE: "have the limit on open files raised (ulimit -n)",
+    errno.ENFILE: "the whole machine has too many files open, use another or wait",
+    errno.EAGAIN: "wait, or have the limit on threads raised (ulimit -u)",
+    **dict.fromkeys((*_SICK, *_CUT_OFF, errno.ENETDOWN, errno.ENETUNREACH), LOOK_AFTER),
 }
-_ERRNO_OF_HDF5 = re.compile(r"errno = (\d+), error message")  # h5py raises OSError, ValueError or RuntimeError with this
+_NO_ACCESS = (errno.EACCES, errno.EPERM)
+# h5py raises OSError, ValueError or RuntimeError with the first of these, torch RuntimeError with the others.
+_ERRNO_IN_WORDS = re.compile(r"errno = (\d+), error message|errno (\d+) on fopen|unable to .*>.*: .* \((\d+)\)|bytes\. Error code (\d+) \(")
 
 
 class ProtembedError(Exception):
@@ -73,23 +82,35 @@ class BadOption(ProtembedError):
 
 
 def fault_of_the_file_system(error: BaseException, path: Optional[Path] = None) -> Optional[Transient]:
-    """What to raise instead of `error` when a full, failing, read-only or vanished file system is behind it, else None.
+    """What to raise instead of `error` when a full, failing, read-only or vanished file system, or want of memory, files or threads is behind it, else None.
 
     path: what was being written or read; without it the message names the file that the error names.
     """
     while error is not None and not isinstance(error, ProtembedError):
-        number, name = _errno_of(error), path or getattr(error, "filename", None) or "a file"
+        number, name = _errno_of(error), path or getattr(error, "filename", None)
         if number in REMEDIES:
-            return Transient(f"{os.path.abspath(os.fsdecode(name))}: {os.strerror(number)}; {REMEDIES[number]}, then run again with -resume")
+            where = os.path.abspath(os.fsdecode(name)) if name else "a file of this task"
+            return Transient(f"{where}: {os.strerror(number)}; {REMEDIES[number]}, then run again with -resume")
         error = error.__cause__ or error.__context__
     return None
+
+
+def fault_of_reading(error: BaseException, path: Path) -> Optional[Transient]:
+    """The same for a file that others made for us: that we may not read it says nothing of what it holds."""
+    if _errno_of(error) in _NO_ACCESS:
+        return Transient(f"{os.path.abspath(path)} cannot be read: {first_line(error)}; let this user read it, then run again with -resume")
+    return fault_of_the_file_system(error, path)
 
 
 def _errno_of(error: BaseException) -> Optional[int]:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = _ERRNO_OF_HDF5.search(str(error))
-    return int(found[1]) if found else None
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    if str(error) == "can't start new thread":  # Python's RuntimeError
+        return errno.EAGAIN
+    found = _ERRNO_IN_WORDS.search(str(error))
+    return int(next(filter(None, found.groups()))) if found else None
 
 
 def first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Tuple
 import zstandard
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from protembed.errors import BadInput
+from protembed.errors import BadInput, fault_of_the_file_system
 
 BLOCK_RECORDS = 2048
 MOST_UNPACKED = 1 << 20  # bytes at a time, where a decompressor can be told
@@ -39,7 +39,7 @@ def read_blocks(path: Path) -> Iterator[Tuple[List[str], List[str]]]:
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
         raise BadInput(f"{path.name}: compressed file ends early after line {_readable_lines(path)} ({error}); copy it again") from error
     except OSError as error:  # gzip.BadGzipFile is one
-        raise BadInput(f"{path.name}: cannot be read after line {_readable_lines(path)}: {error}") from error
+        raise fault_of_the_file_system(error, path) or BadInput(f"{path.name}: cannot be read after line {_readable_lines(path)}: {error}") from error
 
 
 def header_lines(path: Path, wanted: Collection[int]) -> Dict[int, int]:

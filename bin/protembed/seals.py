@@ -8,6 +8,8 @@ So a changed byte is found wherever it means something, and two files of equal c
 import contextlib
 import hashlib
 import json
+import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Collection, Dict, Iterator, List, Mapping, Tuple
@@ -15,7 +17,7 @@ from typing import Collection, Dict, Iterator, List, Mapping, Tuple
 import h5py
 import numpy as np
 
-from protembed.errors import CorruptStore, fault_of_the_file_system, first_line
+from protembed.errors import CorruptStore, ProtembedError, fault_of_reading, first_line
 from protembed.layout import FORMAT_VERSION
 
 BLOCK_BYTES = 4 << 20
@@ -23,6 +25,7 @@ CHECKSUM = "sha256"  # attribute of a dataset
 UNSEALED = {"complete", "attributes_sha256"}
 # What h5py raises on a damaged file: nearly anything, for it believes what it reads there.
 DAMAGE = (AttributeError, IndexError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, SystemError, TypeError, ValueError)
+MOST_COMPRESSED = 1032  # bytes that one byte can stand for: deflate's best
 
 
 def blocks_of(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
@@ -118,9 +121,7 @@ def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
     try:
         file = _open(path)
     except DAMAGE as error:
-        raise fault_of_the_file_system(error, path) or CorruptStore(
-            f"{path.name} cannot be read as HDF5 ({first_line(error)}); it is missing or torn"
-        ) from error
+        raise _fault_or_damage(error, path, f"{path.name} cannot be read as HDF5 ({first_line(error)}); it is missing or torn") from error
     with file:
         with damage_named(path):
             if file.attrs.get("format") != wanted_format:
@@ -170,8 +171,22 @@ def check_shards(file: h5py.File, path: Path) -> None:
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Around the reading of a file that may be damaged: whatever h5py makes of it is CorruptStore, or the disk's fault."""
+    """Around the reading of a file that may be damaged: whatever h5py makes of it is CorruptStore, or the fault of disk, network or machine."""
     try:
         yield
     except DAMAGE as error:
-        raise fault_of_the_file_system(error, path) or CorruptStore(f"{path.name} is damaged: {first_line(error)}") from error
+        raise _fault_or_damage(error, path, f"{path.name} is damaged: {first_line(error)}") from error
+
+
+def _fault_or_damage(error: BaseException, path: Path, damage: str) -> ProtembedError:
+    """No memory for more than a file of this size can hold: it is a damaged one that h5py believes."""
+    believed = isinstance(error, MemoryError) and _bytes_wanted(error) > MOST_COMPRESSED * path.stat().st_size
+    return (None if believed else fault_of_reading(error, path)) or CorruptStore(damage)
+
+
+def _bytes_wanted(error: MemoryError) -> int:
+    """By numpy, which keeps shape and type in the error, or by h5py, which says it; 0 when it is not known."""
+    if hasattr(error, "shape") and hasattr(error, "dtype"):
+        return math.prod(error.shape) * error.dtype.itemsize
+    said = re.search(r"malloc (\d+) bytes", str(error))
+    return int(said[1]) if said else 0

@@ -23,7 +23,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from protembed.atomic import sha256_of_file, write_text
-from protembed.errors import BadWeights, first_line
+from protembed.errors import BadWeights, fault_of_reading, fault_of_the_file_system, first_line
 from protembed.shapes import RANDOM, SHAPES, Shape
 
 CONTACTS = {"contact_head.regression.weight", "contact_head.regression.bias"}  # in a file of their own
@@ -56,10 +56,12 @@ class Description:
     @classmethod
     def read(cls, folder: Path) -> "Description":
         """BadWeights when `folder` is no weights folder."""
+        path = folder / "weights.json"
         try:
-            return cls(**json.loads((folder / "weights.json").read_text(encoding="utf-8")))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise BadWeights(f"{folder} is not a weights folder of this version: {error}; make one with fetch_weights.py") from error
+            words = f"{folder} is not a weights folder of this version: {error}; make one with fetch_weights.py"
+            raise fault_of_reading(error, path) or BadWeights(words) from error
 
 
 def shape_of(name: str) -> Shape:
@@ -85,7 +87,8 @@ def load_esm2(path: Path, regression: Optional[Path] = None) -> ESM2:
             model, _, state = _load_model_and_alphabet_core_v2(content)
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line(error)})") from error
+        words = f"{path.name} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line(error)})"
+        raise fault_of_the_file_system(error, path) or BadWeights(words) from error
     faults = [f"{name} is missing" for name in missing if name not in CONTACTS] + [f"{name} is not known" for name in unexpected]
     if faults:
         raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({faults[0]}, and {len(faults) - 1} more)")
@@ -118,13 +121,13 @@ class _Undrawn(TorchFunctionMode):
 
 
 def _load_tensors(path: Path) -> dict:
-    if not path.is_file():
-        raise BadWeights(f"{path}: no such file; give a .pt file or one of {', '.join(SHAPES)}")
     try:
+        if not path.is_file():
+            raise BadWeights(f"{path}: no such file; give a .pt file or one of {', '.join(SHAPES)}")
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise BadWeights(f"{path.name} is damaged or is no PyTorch weights file ({first_line(error)})") from error
+        raise fault_of_reading(error, path) or BadWeights(f"{path.name} is damaged or is no PyTorch weights file ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format (it holds a {type(content).__name__})")
     return content
