@@ -86,6 +86,14 @@ def test_a_file_of_parameters_reaches_the_tasks_with_its_types(tmp_path, hostile
 
 
 @pytest.mark.nextflow
+@both_parsers
+def test_a_folder_of_results_may_be_called_by_a_number(tmp_path, hostile_pt, parser):
+    """Which is one to Nextflow, too, and no path."""
+    run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--report", "true", "--outdir", "2026", "-stub-run", parser=parser)
+    assert all((tmp_path / "2026" / name).exists() for name in ("embeddings.h5", "ledger.tsv", "report.html"))
+
+
+@pytest.mark.nextflow
 def test_faults_in_a_file_of_parameters_are_named_as_on_the_command_line(tmp_path):
     (tmp_path / "params.yml").write_text("input: [a.fasta, b.fasta]\nmaxTokens: 5\nverify: many\nkeep_checkpoints: 1\n")
     run = run_pipeline(tmp_path, "-params-file", "params.yml", check=False)
