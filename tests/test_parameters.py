@@ -104,6 +104,22 @@ def test_faults_in_a_file_of_parameters_are_named_as_on_the_command_line(tmp_pat
     assert "--keep_checkpoints must be true or false, found '1'" in run.output
 
 
+@pytest.mark.nextflow
+@both_parsers
+def test_an_unknown_parameter_of_a_config_is_warned_of_and_one_that_was_typed_is_refused(tmp_path, hostile_pt, parser):
+    """A config may be an institute's for all its pipelines; it describes itself by parameters of nf-core's."""
+    (tmp_path / "site.config").write_text("params { config_profile_contact = 'us'; custom_config_version = 'master'; max_memory = '64.GB'; max_token = 5 }\n")
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-c", "site.config", "-stub-run", parser=parser)
+    assert "WARN: a config file sets params.max_memory, which is not a parameter here and changes nothing\n" in run.output
+    assert "WARN: a config file sets params.max_token, which is not a parameter here and changes nothing; did it mean max_tokens?" in run.output
+    assert "config_profile" not in run.output and "custom_config" not in run.output
+    (tmp_path / "file of mine.yml").write_text("repr_layer: 5\n")
+    given = ["--report=false", "--max_token=5", "-params-file", "file of mine.yml", "-c", "site.config", "-stub-run"]
+    refused = run_pipeline(tmp_path, *given, parser=parser, check=False)
+    assert refused.code != 0 and "--max_token is not a parameter; did you mean --max_tokens?" in refused.output
+    assert "--repr_layer is not a parameter; did you mean --repr_layers?" in refused.output and "--max_memory" not in refused.output
+
+
 def test_the_schema_has_the_form_that_nf_core_and_launchers_read():
     """What `nf-core pipelines schema lint` (4.2.1) checks and can be checked without it; docs/development.md has its outcome."""
     manifest = (ROOT / "nextflow.config").read_text()

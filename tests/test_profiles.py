@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conftest import ROOT
-from tests.nextflow import environment, run_pipeline
+from tests.nextflow import basic, environment, run_pipeline
 
 pytestmark = pytest.mark.nextflow
 HEADERS = ROOT / "tests" / "headers" / "main.nf"
@@ -124,12 +124,33 @@ def test_what_a_scheduler_is_asked_for_stands_in_the_launcher_of_the_task(tmp_pa
     assert sum("select=" in line for line in lines) == (profile == "pbs")
 
 
+def institute(folder):
+    """A folder like nf-core's configs, with one institute."""
+    (folder / "conf").mkdir()
+    (folder / "nfcore_custom.config").write_text('profiles { institute { includeConfig "${params.custom_config_base}/conf/institute.config" } }\n')
+    described = "config_profile_description = 'Ours'; config_profile_contact = 'us'; config_profile_url = 'https://us.example'; max_cpus = 8"
+    (folder / "conf" / "institute.config").write_text(f"params {{ {described} }}\nprocess {{ withLabel: process_gpu {{ queue = 'theirs' }} }}\n")
+
+
 def test_google_batch_gets_a_type_of_gpu_and_an_institute_has_the_last_word(tmp_path):
     """With the executor of this machine, for there is no Google Batch here."""
-    (tmp_path / "nfcore_custom.config").write_text("profiles { institute { process { withLabel: process_gpu { queue = 'theirs' } } } }\n")
+    institute(tmp_path)
     given = ["--gpu_machine_type", "g2-standard-8", "--gpu_queue", "ours", "--custom_config_base", tmp_path]
     run = run_pipeline(tmp_path, "-profile", "google_batch,gpu,institute", *given, "-process.executor", "local", main=HEADERS)
     assert "asked: 1 nvidia-tesla-t4 g2-standard-8 theirs" in run.output
+
+
+def test_a_run_under_an_institutes_profile_goes_through(tmp_path, hostile_pt):
+    institute(tmp_path)
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--custom_config_base", tmp_path, "-profile", "institute", "-stub-run")
+    assert run.submitted()["MERGE_CHUNKS"] == 1 and "params.max_cpus, which is not a parameter here" in run.output
+
+
+def test_a_relative_folder_of_institutional_profiles_is_refused_with_the_reason(tmp_path):
+    """Its files would include each other from the wrong place."""
+    institute(tmp_path)
+    run = run_pipeline(tmp_path, "--custom_config_base", ".", "-profile", "institute", main=HEADERS.parents[2], check=False)
+    assert run.code != 0 and "--custom_config_base must be an absolute folder or an address; found '.'" in run.output
 
 
 def test_without_being_asked_no_institutional_config_is_looked_for(configs):
