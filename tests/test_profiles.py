@@ -84,6 +84,11 @@ def test_clouds_repeat_what_a_spot_machine_took_along(configs):
     assert configs["google_batch,gpu"]["google.batch.maxSpotAttempts"] == "5"
 
 
+def test_on_kubernetes_weights_are_kept_on_the_claim_because_pods_see_no_home(configs):
+    assert configs["k8s,gpu"]["params.weights_dir"] == "'/workspace/protembed-weights'"
+    assert configs["awsbatch,gpu"]["params.weights_dir"] == "'~/.cache/protembed'"
+
+
 def test_a_config_of_a_site_changes_what_it_names_and_nothing_else(configs):
     ours, theirs = configs["singularity,gpu,slurm"], configs["site"]
     changed = {name: value for name, value in theirs.items() if ours.get(name) != value}
