@@ -1,6 +1,7 @@
 """--input as users have it: samplesheets, names of files, and what becomes of the records."""
 
 import csv
+import re
 
 import h5py
 import pytest
@@ -68,6 +69,18 @@ def test_files_whose_contents_change_places_are_not_the_same_input(tmp_path, hos
         run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), *given, "-stub-run", "-resume", parser=parser)
     assert changed in run.submitted()
     assert not run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), *given, "-stub-run", "-resume", parser=parser).submitted()
+
+
+def test_files_of_one_name_in_several_folders_are_taken_in_the_order_of_their_folders(tmp_path, hostile_pt):
+    """The file system lists folders in an order of its own, which is another after a copy; so rows and ledger would be."""
+    folders = [f"plate{number}" for number in (7, 3, 9, 1, 8, 2, 6, 4, 5)]
+    for name in folders:
+        (tmp_path / name).mkdir()
+        write_fasta(tmp_path / name / "proteins.fasta", ["MKV"])
+    run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--input", f"{tmp_path}/plate*/*.fasta", "-stub-run")
+    launchers = "".join(path.read_text() for path in tmp_path.glob("work/*/*/.command.run"))
+    staged = re.findall(r"ln -s \S+/(plate\d)/proteins.fasta input/(\d)/proteins.fasta", launchers)
+    assert sorted((number, name) for name, number in staged) == [(str(number + 1), name) for number, name in enumerate(sorted(folders))]
 
 
 @pytest.mark.parametrize("parser", PARSERS)

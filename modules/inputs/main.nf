@@ -11,17 +11,17 @@ def inputsOf(input) {
         error("--input names the samplesheet ${sheet} beside other files; give one samplesheet, or FASTA files")
     }
     return entries
-        .collectMany { entry -> filesNamed('input', entry).sort { path -> path.name } }
+        .collectMany { entry -> filesNamed('input', entry) }
         .collect { path -> [fasta: stageable(path), sample: ''] }
 }
 
-// The files that a parameter names by path or glob; the run ends when there is none.
+// The files that a parameter names by path or glob, by name, those of one name by folder; the run ends when there is none.
 def filesNamed(parameter, name) {
     def found = files(name).findAll { path -> path.exists() }
     if( !found ) {
         error("--${parameter} names ${name}, and there is no such file; nothing was run")
     }
-    return found
+    return found.sort { left, right -> left.name <=> right.name ?: left.toUriString() <=> right.toUriString() }
 }
 
 // A digest of each file's content. Nextflow's own hash takes a list of files as a bag: without these, files that change places
