@@ -2,6 +2,8 @@ import argparse
 import functools
 import http.server
 import json
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -9,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from protembed.shapes import SHAPES
+from protembed.atomic import sha256_of_file
+from protembed.batch import Batch
+from protembed.checkpoint import ChunkCheckpoint
+from protembed.shapes import SHAPES, Shape
 from protembed.weights import load_esm2, random_esm2, save_esm2
-from tests.conftest import run_inside
+from tests.conftest import BIN, run_inside
 
 NAME = "esm2_t6_8M_UR50D"
 
@@ -45,6 +50,16 @@ def server(tmp_path):
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_port}", asked, site
     running.shutdown()
+
+
+def test_weights_have_the_same_digest_in_a_process_that_writes_checkpoints(tmp_path):
+    """embed_fasta.py is one; else its files and the pipeline's would be of two recipes."""
+    (rows, vectors), model = (torch.tensor([0]), {"representations/1/mean": torch.zeros(1, 4)}), random_esm2(Shape(1, 64, 1))
+    ChunkCheckpoint(tmp_path, "identity", "chunk_1", 1).commit([Batch(rows, torch.zeros(1, dtype=torch.uint8), torch.tensor([3]), vectors)])
+    save_esm2(model, tmp_path / "here.pt")
+    saving = "import sys; from protembed.weights import *; save_esm2(random_esm2(Shape(1, 64, 1)), sys.argv[1])"
+    subprocess.run([sys.executable, "-c", saving, tmp_path / "there.pt"], env={"PYTHONPATH": str(BIN)}, check=True)
+    assert sha256_of_file(tmp_path / "here.pt") == sha256_of_file(tmp_path / "there.pt")
 
 
 def test_a_model_is_downloaded_once_with_its_regression_and_described(tmp_path, server):

@@ -28,7 +28,6 @@ from protembed.layout import batch_path, marker_of
 from protembed.marker import marker_text, vouched_digest
 
 FORMAT = "protembed-batch 2"
-set_crc32_options(compute_crc32=False)  # of torch.save; the marker's SHA-256 says more
 _NUMBER = re.compile(r"batch_(\d+)\.pt\b")  # of a batch, its marker, or what was set aside of them
 
 
@@ -139,7 +138,11 @@ class ChunkCheckpoint:
 def _save(stored: dict, handle: IO[bytes]) -> str:
     """Write and return the SHA-256 of what was written; per residue, reading it again would be a third of a commit's work."""
     hashing = _Hashing(handle)  # torch, given a path, keeps to itself what was wrong with the disk
-    torch.save(stored, hashing)
+    set_crc32_options(compute_crc32=False)  # the SHA-256 says more
+    try:
+        torch.save(stored, hashing)
+    finally:
+        set_crc32_options(compute_crc32=True)  # weights that this process saves must have the bytes that they have in any other
     return hashing.digest.hexdigest()
 
 
