@@ -160,6 +160,7 @@ def main(options: Options) -> None:
         def outcomes() -> Iterator[Outcomes]:
             return map(files.outcomes, read_columns(Path(options.records)))
 
+        files.refuse_nothing(read_columns(Path(options.records)))
         totals, coverage = count(outcomes(), options.on_failure)
         verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
         attributes = dict(run_attributes(files, totals, options), verify=json.dumps(verdict))

@@ -28,6 +28,22 @@ def test_a_missing_chunk_is_exit_69_and_names_its_records(run, weights, tmp_path
     refused(run, weights, tmp_path, 69, "no chunk was embedded", chunks=[])
 
 
+@pytest.mark.parametrize("stale", [False, True], ids=["", "failures of another run"])
+def test_when_every_record_was_left_out_it_says_so_and_why_and_not_that_a_task_failed(weights, tmp_path, stale):
+    (tmp_path / "in.fasta").write_text("".join(f">bad{number}\nMJ\n" for number in range(25)))
+    run_inside("split_fasta.py", tmp_path / "in.fasta", "--outdir", tmp_path, "--invalid-residues", "skip")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / NAME).write_text(CONTENT)
+    if stale:
+        reasons = failures_path(tmp_path / "root", "0" * 32, "chunk_1")
+        reasons.parent.mkdir(parents=True)
+        reasons.write_text("0\tnumbers that are not finite\n")
+    (tmp_path / "out").mkdir()
+    done = merge(tmp_path, weights, tmp_path / "out", "--anchor", tmp_path / "root" / NAME, chunks=[], check=False)
+    assert done.returncode == 65 and "all 25 records were left out, there is nothing to embed:\nbad0: letters outside the alphabet: J\nbad1:" in done.stderr
+    assert done.stderr.count("letters outside") == 20 and "EMBED_CHUNK" not in done.stderr and not list((tmp_path / "out").iterdir())
+
+
 def test_a_chunk_of_another_recipe_is_exit_67_with_the_difference_in_words(run, weights, tmp_path):
     chunks = sorted((run / "vectors").glob("*.h5"))
     run_inside("embed_chunk.py", run / "chunks" / f"{chunks[0].stem}.fasta", "--weights", weights, "--outdir", tmp_path / "other", "--repr-layers", "2")

@@ -1,14 +1,14 @@
 """Which file holds each record's vector: looked up, compared by digest, and gathered in the order of the input."""
 
 from concurrent.futures import Executor, Future
-from typing import Dict, List, Mapping, Protocol, Sequence
+from typing import Dict, Iterable, List, Mapping, Protocol, Sequence
 
 import numpy as np
 
-from protembed.errors import ForeignFile, Incomplete
+from protembed.errors import BadInput, ForeignFile, Incomplete
 from protembed.identity import Identity, differences
 from protembed.layout import CONTACTS, OF_VECTORS, Flag, rows_of, vector_names
-from protembed.ledger import Outcomes, missing_contacts, status_of
+from protembed.ledger import MOST_SHOWN, Outcomes, missing_contacts, status_of
 from protembed.records import NOTHING, RecordBlock, RecordColumns
 from protembed.windows import cut_in_words
 
@@ -52,15 +52,28 @@ class VectorFiles:
         self._in_use: Dict[int, None] = {}  # codes, in the order of their first record
         self._checks: Dict[int, Future] = {}
         self.names: List[str] = []
-        if not files and not failures:
-            raise Incomplete("no chunk was embedded; see the messages of the EMBED_CHUNK tasks above")
         if not files:
-            return  # ledger.count() will say what failed
+            return  # refuse_nothing() or ledger.count() will say why
         self.identity = self._files[0].identity
         for name, file in files.items():
             if file.identity != self.identity:
                 raise ForeignFile(f"{name} was made by another recipe: {'; '.join(differences(self.identity, file.identity))}")
         self.names = vector_names(self.identity.repr_layers, self.identity.include)
+
+    def refuse_nothing(self, blocks: Iterable[RecordColumns]) -> None:
+        """Where there is no file: BadInput when no record was to be embedded, Incomplete when there is no word of those that were."""
+        if self._files:
+            return
+        total = 0
+        shown: List[str] = []
+        for records in blocks:
+            if any(chunk != NOTHING for chunk in records.chunks):
+                if self._failures:
+                    return
+                raise Incomplete("no chunk was embedded; see the messages of the EMBED_CHUNK tasks above")
+            total += len(records.ids)
+            shown += [f"{name}: {why}" for name, why in zip(records.ids, records.notes)][: MOST_SHOWN - len(shown)]
+        raise BadInput("\n".join([f"all {total} records were left out, there is nothing to embed:", *shown]))
 
     def outcomes(self, records: RecordColumns) -> Outcomes:
         """Look some records up, one file at a time; record by record only what is not as it should be."""
