@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Judge embeddings.h5 and chunk files: whole and consistent (exit code 0), or what is wrong with the first bad one, on one line.
 
-67: recipes that do not agree. 68: torn, changed after it was written, or not a file of ours. 69: rows are missing, or are
-not those of the ledger. Reads every byte; changes nothing.
+65: the ledger is none, or torn. 67: recipes that do not agree. 68: torn, changed after it was written, or not a file of ours.
+69: rows are missing, or are not those of the ledger. Reads every byte; changes nothing.
 """
 
 import glob

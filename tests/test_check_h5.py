@@ -184,7 +184,7 @@ def test_files_of_two_recipes_are_exit_67_with_the_difference_in_words(result, w
 
 def test_a_row_that_is_not_the_ledgers_is_exit_69(result, tmp_path):
     text = (result.parent / "ledger.tsv").read_text()
-    (tmp_path / "ledger.tsv").write_text(text + f"more\tembedded\t16\t5\t0\t{'ab' * 32}\t\n")
+    (tmp_path / "ledger.tsv").write_text(text + f"more\tembedded\t16\t5\t0\t{'ab' * 32}\t\t\n")
     refused(69, "no further row, but ledger.tsv says row 16 is more", result, "--ledger", tmp_path / "ledger.tsv")
     (tmp_path / "ledger.tsv").write_text(re.sub(r"^protein3\b", "other", text, flags=re.MULTILINE))
     refused(69, "row 3 is protein3", result, "--ledger", tmp_path / "ledger.tsv")

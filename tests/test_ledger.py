@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from protembed.errors import Incomplete
-from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, count
+from protembed.errors import BadInput, Incomplete
+from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, count, read_ledger
 from protembed.records import RecordColumns
 
 
@@ -35,3 +35,18 @@ def test_a_line_of_the_ledger_has_the_columns_of_its_header_and_rows_count_those
     ]
     (failed,) = some.failed_lines().splitlines()
     assert dict(zip(FAILED_HEADER.split(), failed.split("\t"))) == {"id": "b", "sample": "s", "status": "failed", "residues": "3", "reason": "why failed"}
+
+
+def test_a_ledger_that_is_torn_changed_or_not_there_is_named_with_its_line(result, tmp_path):
+    path, whole = tmp_path / "ledger.tsv", (result.parent / "ledger.tsv").read_bytes()
+    last = whole[:-1].rindex(b"\n") + 1
+    bad = {whole[:keep]: "ledger.tsv:17: " for keep in range(last + 1, len(whole))}
+    bad |= {whole[:keep]: "is not a ledger.tsv of this version" for keep in (0, 30)}
+    bad |= {whole.replace(b"\t3\t", b"\tx\t", 1): "ledger.tsv:5: ", whole[:-1] + b"\tmore\n": "ledger.tsv:17: "}
+    bad |= {whole[:-2] + b"\xff" + whole[-2:]: "ledger.tsv is damaged somewhere after line [0-9]+: it is not UTF-8"}
+    for content, says in bad.items():
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=says):
+            list(read_ledger(path))
+    with pytest.raises(BadInput, match="nothing.tsv: no such file"):
+        list(read_ledger(tmp_path / "nothing.tsv"))

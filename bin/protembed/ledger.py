@@ -117,10 +117,22 @@ def count(outcomes: Iterable[Outcomes], on_failure: str) -> Tuple[Totals, Covera
 
 
 def read_ledger(path: Path) -> Iterator[Dict[str, str]]:
-    """Stream a ledger.tsv: column name -> text, line by line. BadInput when it is none."""
-    names = HEADER.rstrip("\n").split("\t")
-    with open(path, encoding="utf-8", newline="\n") as table:
-        if table.readline() != HEADER:
-            raise BadInput(f"{path} is not a ledger.tsv of this version")
-        for line in table:
-            yield dict(zip(names, line.rstrip("\n").split("\t")))
+    """Stream a ledger.tsv: column name -> text, line by line. BadInput, with the line, when it is none, torn or not there."""
+    names, number = HEADER.rstrip("\n").split("\t"), 1
+    try:
+        with open(path, encoding="utf-8", newline="\n") as table:
+            if table.readline() != HEADER:
+                raise BadInput(f"{path} is not a ledger.tsv of this version")
+            for number, line in enumerate(table, 2):
+                fields = dict(zip(names, line[:-1].split("\t")))
+                if line.count("\t") != len(names) - 1 or line[-1] != "\n" or not _has_numbers(fields):
+                    raise BadInput(f"{path.name}:{number}: no line of a ledger, which is torn or was changed")
+                yield fields
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path.name} is damaged somewhere after line {number}: it is not UTF-8") from None
+
+
+def _has_numbers(fields: Dict[str, str]) -> bool:
+    return all(fields[name].isdecimal() for name in ("residues", "flags")) and (fields["row"] == "-" or fields["row"].isdecimal())
