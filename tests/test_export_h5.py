@@ -57,7 +57,7 @@ def test_layers_below_zero_count_from_the_last_of_the_file_and_none_is_the_lowes
 
 
 def test_accessions_are_those_of_uniprot_and_no_two_records_get_one_name():
-    assert accessions(["sp|P0AFK0|PMBA_ECOLI", "tr|A0A0|X_Y", "a|b|c", "plain"]) == ["P0AFK0", "A0A0", "a|b|c", "plain"]
+    assert accessions(["sp|P0AFK0|PMBA_ECOLI", "tr|A0A0|X_Y", "a|b|c", "plain", "sp||NAME"]) == ["P0AFK0", "A0A0", "a|b|c", "plain", "sp||NAME"]
     with pytest.raises(BadInput, match=r"sp\|P1\|X and P1 would both be called P1"):
         accessions(["sp|P1|X", "P1"])
     assert dataset_names(["a/b", "."]) == ["a_b", "_"]

@@ -44,7 +44,7 @@ class Selection(NamedTuple):
 def accessions(ids: List[str]) -> List[str]:
     """The accession of UniProt's ids, sp|P0AFK0|PMBA_ECOLI; others as they are. BadInput when two records would be the same."""
     parts = (name.split("|") for name in ids)
-    return _unique([part[1] if len(part) == 3 and part[0] in ("sp", "tr") else "|".join(part) for part in parts], ids)
+    return _unique([part[1] if len(part) == 3 and part[0] in ("sp", "tr") and part[1] else "|".join(part) for part in parts], ids)
 
 
 def dataset_names(names: List[str]) -> List[str]:
