@@ -36,6 +36,8 @@ class Options:
     def __post_init__(self):
         if self.kind == "per_tok" and self.layout in ("parquet", "h5ad"):
             raise BadOption(f"--layout {self.layout} has one vector a record; for --kind per_tok choose per_accession or npy")
+        if self.layout == "npy" and self.output and not self.output.endswith(".npy"):  # the names of its other files are made from it
+            raise BadOption(f"--output {self.output} must end in .npy")
 
 
 def layer_meant(given: Optional[int], layers: Sequence[int]) -> int:

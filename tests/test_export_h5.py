@@ -34,6 +34,12 @@ def test_npy_is_the_array_with_its_ids_and_offsets_beside_it(result, embeddings,
     assert np.array_equal(residues[start:end], embeddings.per_tok("protein5"))
 
 
+def test_means_beside_an_earlier_export_of_residues_have_no_offsets_and_npy_is_asked_for_by_its_suffix(result, embeddings, tmp_path):
+    export(result, tmp_path / "run.2024.npy", "--layout", "npy", "--kind", "per_tok")
+    assert np.array_equal(np.load(export(result, tmp_path / "run.2024.npy", "--layout", "npy")), embeddings.mean())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.2024.ids.txt", "run.2024.npy"]
+
+
 def test_parquet_is_read_by_pyarrow(result, embeddings, tmp_path, monkeypatch):
     monkeypatch.setattr("protembed.exporting.BLOCK_ROWS", 5)
     table = pyarrow.parquet.read_table(export(result, tmp_path / "out.parquet", "--layout", "parquet", "--layer", 3))
@@ -71,6 +77,7 @@ def test_accessions_are_those_of_uniprot_and_no_two_records_get_one_name():
         (["--layer", 2], "has no representations/2/mean; it has"),
         (["--layer", -3], "has the layers 1, 3"),
         (["--kind", "bos"], "has no representations/1/bos"),
+        (["--layout", "npy"], "must end in .npy"),
         (["--kind", "per_tok", "--layout", "h5ad"], "one vector a record"),
     ],
 )

@@ -71,8 +71,9 @@ def write_per_accession(output: Path, names: List[str], chosen: Selection) -> No
 
 
 def write_npy(output: Path, names: List[str], chosen: Selection) -> None:
-    """The array as numpy saves it, ids beside it, and offsets when a record has many rows."""
+    """The array as numpy saves it, ids beside it, and offsets when a record has many rows. `output` ends in .npy."""
     write_text(output.with_suffix(".ids.txt"), "".join(f"{name}\n" for name in names))
+    output.with_suffix(".offsets.npy").unlink(missing_ok=True)  # of an earlier export, whose rows were others
     if chosen.kind == "per_tok":
         with replacing(output.with_suffix(".offsets.npy")) as temporary, open(temporary, "wb") as file:
             np.save(file, chosen.embeddings.offsets)
