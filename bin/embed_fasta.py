@@ -23,6 +23,7 @@ import verify_embeddings
 from protembed.anchor import CONTENT, NAME
 from protembed.atomic import replacing, write_text
 from protembed.cli import log, run
+from protembed.errors import BadOption
 from protembed.layout import INCLUDABLE
 from protembed.windows import POLICIES
 
@@ -85,8 +86,21 @@ def options_of_steps(options: Options, work: Path) -> dict:
     )
 
 
+def ledger_of(output: Path) -> Path:
+    """The ledger beside the HDF5."""
+    return output.with_name(output.name + ".ledger.tsv")
+
+
+def refuse_inputs(options: Options, output: Path) -> None:
+    """BadOption when a file that is written is one that is read."""
+    for path in map(Path, [*options.fasta, options.model]):
+        if path.resolve() in (output.resolve(), ledger_of(output).resolve()):
+            raise BadOption(f"{path} is read; name another --output")
+
+
 def main(options: Options) -> None:
     output = Path(options.output)
+    refuse_inputs(options, output)
     work = output.with_name(output.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     steps = options_of_steps(options, work)
@@ -112,7 +126,7 @@ def main(options: Options) -> None:
             run_command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         )
     )
-    for made, path in (("ledger.tsv", output.with_name(output.name + ".ledger.tsv")), ("embeddings.h5", output)):
+    for made, path in (("ledger.tsv", ledger_of(output)), ("embeddings.h5", output)):
         with replacing(path) as temporary:
             shutil.move(work / made, temporary)
     shutil.rmtree(work)
