@@ -82,7 +82,12 @@ def plainly_read(path):
             records.append([(line[1:].split(None, 1) or [""])[0], ""])
         elif records:
             records[-1][1] += line
-    return [(name, "".join(residues.split()).upper().removesuffix("*")) for name, residues in records]
+    return [(name, "".join(map(ascii_upper, residues)).removesuffix("*")) for name, residues in records]
+
+
+def ascii_upper(letter):
+    """Of one letter; nothing of white space."""
+    return "" if letter.isspace() else letter.upper() if letter.isascii() else letter
 
 
 def check_fasta(files, options, tally=None):

@@ -110,6 +110,16 @@ def test_bytes_of_latin_1_are_one_clear_line(tmp_path, content, says):
     assert done.returncode == 65 and says in done.stderr and "in.fasta:1 " in done.stderr
 
 
+@pytest.mark.parametrize("letter", "ßıſéﬁ")
+def test_a_letter_beyond_ascii_is_no_residue_though_its_upper_case_is_one(tmp_path, letter):
+    (tmp_path / "in.fasta").write_text(f">a\nmk{letter}v\n")
+    done = run_inside("split_fasta.py", tmp_path / "in.fasta", "--outdir", tmp_path, check=False)
+    assert done.returncode == 65 and f"in.fasta:1 a has letters outside the alphabet: {letter};" in done.stderr
+    run_inside("split_fasta.py", tmp_path / "in.fasta", "--outdir", tmp_path, "--invalid-residues", "substitute")
+    (row,) = read_records(tmp_path / "records.tsv")
+    assert (row.residues, row.sha256, row.note) == (4, digest_of("MKXV").hex(), f"X in place of {letter}")
+
+
 def test_what_is_wrong_far_into_a_file_has_its_line_and_what_is_equal_its_first_record(tmp_path):
     """Beyond several blocks of the reader."""
     sequences = make_proteins([21] * (3 * BLOCK_RECORDS))

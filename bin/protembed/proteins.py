@@ -1,18 +1,20 @@
 """FASTA in, canonical sequences and their digests out. Knows nothing of models, chunks or HDF5.
 
-Canonical: white space removed, upper case, one trailing `*` (stop codon) stripped. Two records are the same protein when
+Canonical: white space removed, upper case (of ASCII letters), one trailing `*` (stop codon) stripped. Two records are the same protein when
 the SHA-256 of their canonical sequences is equal.
 """
 
 import hashlib
 import re
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import Iterable, Iterator, List, NamedTuple, Tuple
 
 from protembed.fasta import read_blocks
 
 # fair-esm's alphabet without its special tokens: 20 amino acids, X B U Z O, and the gap signs `.` and `-`.
 ALPHABET = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
+_UPPER = str.maketrans(ascii_lowercase, ascii_uppercase)  # str.upper() would make residues of some foreign letters: SS of the German ß
 _FOREIGN_LETTER = re.compile(f"[^{re.escape(ALPHABET)}]")
 
 
@@ -29,8 +31,9 @@ def ids_of(titles: List[str]) -> List[str]:
 
 
 def canonical(residues: str) -> str:
-    """Upper case, without white space, one trailing `*` stripped."""
-    residues = "".join(residues.split()).upper()
+    """Upper case in ASCII, without white space, one trailing `*` stripped."""
+    residues = "".join(residues.split())
+    residues = residues.upper() if residues.isascii() else residues.translate(_UPPER)
     return residues[:-1] if residues.endswith("*") else residues
 
 
