@@ -154,6 +154,13 @@ def test_the_table_of_keys_grows_without_forgetting():
     assert found.tolist() == [first.setdefault(key, number) for number, key in enumerate(map(bytes, keys))]
 
 
+def test_a_zst_whose_window_is_too_large_is_no_file_that_ends_early_but_one_to_unpack_first(tmp_path):
+    packing = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=28, strategy=1)).compressobj()
+    (tmp_path / "in.fasta.zst").write_bytes(packing.compress(b">a\nMKV\n") + packing.flush())
+    with pytest.raises(BadInput, match="in.fasta.zst: packed with .* more than 128 MiB .*; unpack it first: zstd -d --long=31 in.fasta.zst"):
+        list(read_blocks(tmp_path / "in.fasta.zst"))
+
+
 @pytest.mark.parametrize("packer", PACKERS)
 def test_a_byte_order_mark_may_be_cut_by_the_parts_of_a_compressed_file(tmp_path, packer):
     text = b"\xef\xbb\xbf>a\nMKV\n"

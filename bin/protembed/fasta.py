@@ -37,6 +37,9 @@ def read_blocks(path: Path) -> Iterator[Tuple[List[str], List[str]]]:
     except FileNotFoundError:
         raise BadInput(f"{path.name}: no such file") from None
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
+        if "too much memory" in str(error):  # zstandard's own limit, and that of the program
+            window = f"packed with a window of more than 128 MiB (zstd --long); unpack it first: zstd -d --long=31 {path.name}"
+            raise BadInput(f"{path.name}: {window}") from None
         raise BadInput(f"{path.name}: compressed file ends early after line {_readable_lines(path)} ({error}); copy it again") from error
     except OSError as error:  # gzip.BadGzipFile is one
         raise fault_of_the_file_system(error, path) or BadInput(f"{path.name}: cannot be read after line {_readable_lines(path)}: {error}") from error
