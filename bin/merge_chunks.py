@@ -152,10 +152,12 @@ def main(options: Options) -> None:
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     allow_open_files(2 * len(options.chunks) + OTHER_FILES)
-    failures = read_failures(folder_of(Path(options.anchor))) if options.anchor else {}
     with ExitStack() as stack:
         beside = stack.enter_context(ThreadPoolExecutor(1))
-        files = VectorFiles(open_all(options, stack), failures, beside)
+        by_name = open_all(options, stack)
+        identity = next((file.identity.digest for file in by_name.values()), "")
+        failures = read_failures(folder_of(Path(options.anchor)), identity) if options.anchor else {}
+        files = VectorFiles(by_name, failures, beside)
 
         def outcomes() -> Iterator[Outcomes]:
             return map(files.outcomes, read_columns(Path(options.records)))

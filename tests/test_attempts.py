@@ -8,6 +8,7 @@ import time
 import pytest
 
 from protembed.attempts import Attempt, is_anothers
+from protembed.errors import Transient
 from protembed.layout import attempt_path, marker_of
 from protembed.marker import Work, work_of
 from tests.crash import needs_ptrace, run_traced
@@ -62,6 +63,11 @@ def test_only_a_newer_task_of_the_same_session_supersedes(tmp_path):
     attempt(tmp_path, "mine")
     assert "a newer task of the same run" in first.given_up()
     assert not other.given_up() and not nobody.given_up()
+
+
+def test_a_folder_that_the_merge_of_another_run_has_removed_is_transient(tmp_path):
+    with pytest.raises(Transient, match="No such file or directory"):
+        Attempt(tmp_path, *PLACE, {})
 
 
 def test_attempts_are_numbered_and_say_who_they_are(tmp_path):

@@ -1,12 +1,14 @@
 # ruff: noqa: F811 (a fixture shared by import, as pytest has it)
 """What the merge does not take: it says why, with the right code, and leaves no file that could be mistaken for a result."""
 
+import os
 import shutil
 
 import h5py
 import pytest
 
 from protembed.anchor import CONTENT, NAME
+from protembed.checkpoint_folder import read_failures
 from protembed.layout import failures_path
 from protembed.merging import VectorFiles
 from protembed.records import read_records
@@ -81,6 +83,35 @@ def test_without_any_chunk_file_the_reasons_in_the_checkpoints_are_told(run, wei
     (tmp_path / "root" / NAME).write_text(CONTENT)
     done = merge(run, weights, tmp_path / "out", "--anchor", tmp_path / "root" / NAME, chunks=[], check=False)
     assert done.returncode == 69 and f"{first.id}: numbers that are not finite" in done.stderr and "is missing" in done.stderr
+
+
+def put_reason(root, identity, reason, time):
+    path = failures_path(root, identity, "chunk_1")
+    path.parent.mkdir(parents=True)
+    path.write_text(reason)
+    os.utime(path, (time, time))
+    return path
+
+
+def test_reasons_are_those_of_the_recipe_that_is_merged_or_when_no_file_tells_it_the_last_ones(tmp_path):
+    put_reason(tmp_path, "new", "5\tnot finite\n", 2000)
+    put_reason(tmp_path, "old", "3\tout of memory\n", 1000)
+    assert read_failures(tmp_path, "old") == {"chunk_1": {3: "out of memory"}}
+    assert read_failures(tmp_path) == {"chunk_1": {5: "not finite"}}
+    assert read_failures(tmp_path, "gone") == {}
+
+
+def test_reasons_that_the_merge_of_another_run_removes_meanwhile_are_none(tmp_path, monkeypatch):
+    path = put_reason(tmp_path, "mine", "5\tnot finite\n", 2000)
+    listed = os.listdir
+
+    def removed_then(folder):
+        names = listed(folder)
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return names
+
+    monkeypatch.setattr(os, "listdir", removed_then)
+    assert read_failures(tmp_path, "mine") == {}
 
 
 @pytest.mark.parametrize("at", [0, -1])

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -32,17 +33,16 @@ class Attempt:
         self._parent = os.getppid() if leave_with_parent else None
         text = json.dumps(dict(facts, session=session, host=socket.gethostname(), pid=os.getpid(), began=time.time()))
         folder = attempt_path(*self._place, 0).parent
-        self.number = _newest(folder)
         self._newest_seen = 0
-        while not self._newest_seen:
-            self.number += 1
-            try:
-                create_exclusive(attempt_path(*self._place, self.number), lambda handle: handle.write(text.encode()))
-                self._newest_seen = self.number
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise Transient(f"checkpoint folder {folder} cannot be written: {error}") from error
+        try:
+            self.number = _newest(folder)
+            while not self._newest_seen:
+                self.number += 1
+                with suppress(FileExistsError):
+                    create_exclusive(attempt_path(*self._place, self.number), lambda handle: handle.write(text.encode()))
+                    self._newest_seen = self.number
+        except OSError as error:  # the folder may be gone, too: another run has merged the chunk
+            raise Transient(f"checkpoint folder {folder} cannot be written: {error}") from error
 
     def history(self) -> List[Dict[str, Any]]:
         """The records of all tasks that have taken up the chunk until now, this one the last; what a torn file held is missing."""
@@ -75,7 +75,7 @@ def is_anothers(root: Path, identity: str, chunk: str, session: str) -> bool:
 
 
 def _newest(folder: Path) -> int:
-    return max((int(match[1]) for match in map(_NUMBER.search, map(str, folder.iterdir())) if match), default=0)
+    return max((int(match[1]) for match in map(_NUMBER.search, os.listdir(folder)) if match), default=0)
 
 
 def _read(path: Path) -> str:

@@ -1,21 +1,37 @@
 """What the merge does in the checkpoint folder: why sequences failed, and what is not needed any more. Knows no checkpoint's content."""
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List
 
 from protembed.layout import batch_path, failures_path
 
 
-def read_failures(root: Path) -> Dict[str, Dict[int, str]]:
-    """Chunk -> row -> reason, of the chunks whose task could not embed some sequence."""
+def read_failures(root: Path, identity: str = "") -> Dict[str, Dict[int, str]]:
+    """Chunk -> row -> reason, of the chunks whose task could not embed some sequence.
+
+    identity: whose tasks; when it is not known, of each chunk what was written last.
+    """
+    dated = []
+    for recipe in [identity] if identity else os.listdir(root):
+        for chunk in _names_in(root / recipe):
+            path = failures_path(root, recipe, chunk)
+            with suppress(FileNotFoundError, NotADirectoryError):  # none failed, or another run's merge has removed it
+                dated.append((path.stat().st_mtime, chunk, path.read_text(encoding="utf-8").splitlines()))
     found: Dict[str, Dict[int, str]] = {}
-    for path in root.glob(str(failures_path(Path(), "*", "*"))):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row, _, reason = line.partition("\t")
-            found.setdefault(path.parent.name, {})[int(row)] = reason
+    for _, chunk, lines in sorted(dated):
+        columns = (line.partition("\t") for line in lines)
+        found[chunk] = {int(row): reason for row, _, reason in columns}
     return found
+
+
+def _names_in(folder: Path) -> List[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def remove_checkpoint(root: Path, identity: str, chunk: str) -> None:
