@@ -1,11 +1,14 @@
 """Where checkpoints can be kept, what happens where they cannot, and how they are written in a mounted bucket."""
 
+import errno
 import os
 import shutil
 import signal
+import stat
 
 import pytest
 
+from protembed.atomic import create_exclusive, write_text
 from protembed.layout import marker_of
 from tests.conftest import ROOT, metrics_of
 from tests.crash import needs_ptrace, run_traced
@@ -59,6 +62,26 @@ def test_checkpoints_in_a_bucket_that_tasks_do_not_see_are_refused(tmp_path, hos
     run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--checkpoint_dir", "s3://bucket/checkpoints", check=False)
     assert run.code != 0 and not run.submitted()
     assert "--checkpoint_dir s3://bucket/checkpoints: tasks whose work folder is" in run.output
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF], ids=errno.errorcode.get)
+def test_a_file_system_that_cannot_sync_folders_is_good_enough_and_one_that_cannot_sync_files_is_not(tmp_path, monkeypatch, number):
+    sync, refuses = os.fsync, [stat.S_ISDIR]
+
+    def fsync(descriptor):
+        if refuses[0](os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "result", "first")
+    create_exclusive(tmp_path / "checkpoint", lambda handle: handle.write(b"first"))
+    refuses[0] = stat.S_ISREG
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_text(tmp_path / "result", "second")
+    with pytest.raises(OSError, match=os.strerror(number)):
+        create_exclusive(tmp_path / "another", lambda handle: handle.write(b"second"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"result": "first", "checkpoint": "first"}
 
 
 @needs_ptrace

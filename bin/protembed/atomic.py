@@ -24,6 +24,7 @@ from protembed.errors import Transient, fault_of_the_file_system
 
 # File systems without hard links (FAT, most FUSE object stores) answer link(2) with one of these.
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+NO_SYNC_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # shared folders of virtual machines, old CIFS
 _WITHOUT_HARD_LINKS: Set[int] = set()  # devices that have refused one: the first file of a task, a small one, tells
 BLOCK = 1 << 20
 UNKNOWN = "unknown"
@@ -62,18 +63,19 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's process
-        pass
+    except OSError as error:  # or it is somebody else's process
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
 def fsync_path(path: Path) -> None:
-    """Force a file's bytes, or a folder's list of names, to the disk."""
+    """Force a file's bytes to the disk, or a folder's list of names where its file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC_OF_FOLDERS or not os.path.isdir(path):
+            raise
     finally:
         os.close(descriptor)
 
@@ -115,10 +117,8 @@ def _faults_named(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def writing_table(path: Path) -> Iterator[IO[str]]:
     """Yield a text file; `path` appears, durable and whole, when the block ends well. /dev/null takes what nobody asks for."""
-    with (
-        contextlib.nullcontext(path) if path == Path(os.devnull) else replacing(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="\n") as table,
-    ):
+    made = contextlib.nullcontext(path) if path == Path(os.devnull) else replacing(path)
+    with made as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as table:
         yield table
 
 
