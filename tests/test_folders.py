@@ -84,6 +84,21 @@ def test_a_file_system_that_cannot_sync_folders_is_good_enough_and_one_that_cann
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"result": "first", "checkpoint": "first"}
 
 
+def test_a_link_that_nfs_made_and_then_calls_taken_is_ours_and_a_name_that_another_has_is_not(tmp_path, monkeypatch):
+    link = os.link
+
+    def made_twice(source, target):
+        link(source, target)
+        link(source, target)
+
+    create_exclusive(tmp_path / "others", lambda handle: handle.write(b"others"))
+    monkeypatch.setattr(os, "link", made_twice)
+    create_exclusive(tmp_path / "ours", lambda handle: handle.write(b"ours"))
+    with pytest.raises(FileExistsError):
+        create_exclusive(tmp_path / "others", lambda handle: handle.write(b"ours"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"others": "others", "ours": "ours"}
+
+
 @needs_ptrace
 def test_without_hard_links_a_batch_is_written_once_under_its_own_name(tmp_path):
     """As in a mounted bucket, where a second name is a copy. The first small file of a task finds out."""

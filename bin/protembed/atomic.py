@@ -159,6 +159,8 @@ def _linked(source: Path, target: Path) -> bool:
     try:
         os.link(source, target)
     except OSError as error:
+        if error.errno == errno.EEXIST and os.path.samefile(source, target):  # NFS lost its answer and asked again
+            return True
         if error.errno not in NO_HARD_LINKS:
             raise
         _WITHOUT_HARD_LINKS.add(os.stat(target.parent).st_dev)
