@@ -71,8 +71,8 @@ class Options:
             raise BadOption(f"--include has {', '.join(sorted(unknown))}; choose from {', '.join(INCLUDABLE)}")
         if CONTACTS in self.include and self.long_sequences == "window" and self.max_residues < CONTACTS_MAX_RESIDUES:
             raise BadOption(f"contacts with windows need --max-residues of at least {CONTACTS_MAX_RESIDUES}: no pair of residues may be in none")
-        if self.max_residues < 1 or self.max_tokens < 0 or self.checkpoint_seconds < 0:
-            raise BadOption("--max-residues must be at least 1, --max-tokens and --checkpoint-seconds not negative")
+        if self.max_residues < 1 or min(self.max_tokens, self.threads) < 0 or not self.checkpoint_seconds >= 0:  # nan is not, either
+            raise BadOption("--max-residues must be at least 1, --max-tokens, --threads and --checkpoint-seconds not negative")
 
 
 class Chunk:

@@ -102,8 +102,9 @@ def main(options: Options) -> None:
     output = Path(options.output)
     refuse_inputs(options, output)
     work = output.with_name(output.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
     steps = options_of_steps(options, work)
+    embed_chunk.Options("", **steps["embed"])  # a bad option is told before the input is read
+    work.mkdir(parents=True, exist_ok=True)
     split_fasta.main(steps["split"])
     fetch_weights.main(steps["fetch"])
     chunks = []

@@ -22,7 +22,7 @@ from protembed.atomic import write_text
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.device import compute_exactly, on_device, usable_device
-from protembed.errors import Incomplete, Transient, first_line
+from protembed.errors import BadOption, Incomplete, Transient, first_line
 from protembed.layout import CONTACTS, Flag, rows_of, vector_name
 from protembed.proteins import digest_of, read_fasta
 from protembed.reading import open_embeddings
@@ -43,6 +43,10 @@ class Options:
     threads: int = field(default=0, metadata=dict(help="CPU threads; 0: all cores (default: 0)"))
     earlier: str = field(default="", metadata=dict(help="comma separated: the files of reuse_embeddings.py (default: none)"))
     chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files that hold the sample"))
+
+    def __post_init__(self):
+        if self.threads < 0:
+            raise BadOption(f"--threads must not be negative, found {self.threads}")
 
 
 class Worst:

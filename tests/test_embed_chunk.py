@@ -162,6 +162,8 @@ def test_a_gpu_that_is_not_there_is_exit_75_not_a_run_on_the_cpu(tmp_path, chunk
     [
         (["--include", "mean,median"], "median"),
         (["--max-residues", "0"], "at least 1"),
+        (["--checkpoint-seconds", "nan"], "not negative"),
+        (["--threads", "-1"], "not negative"),
         (["--repr-layers", "9"], "layers 0 to 3"),
         (["--dtype", "int8"], "invalid choice"),
     ],

@@ -55,6 +55,9 @@ def test_bad_input_and_bad_options_are_one_line_and_a_code(tmp_path, hostile_pt)
     wrong = run_inside("embed_fasta.py", fasta, "--model", hostile_pt, *shared, check=False)
     assert wrong.returncode == 65 and "in.fasta:1 protein0 has letters outside the alphabet: J" in wrong.stderr
     assert run_inside("embed_fasta.py", fasta, *shared, check=False).returncode == 78
+    for option in (["--checkpoint_seconds", "nan"], ["--threads", "-1"]):  # before the input is found bad
+        done = run_inside("embed_fasta.py", fasta, "--model", hostile_pt, *shared, *option, check=False)
+        assert done.returncode == 78 and option[0].replace("_", "-") in done.stderr
     write_fasta(fasta, ["MKV"])
     unknown = run_inside("embed_fasta.py", fasta, "--model", "esm2_t6_8M", *shared, check=False)
     assert unknown.returncode == 66 and "did you mean esm2_t6_8M_UR50D?" in unknown.stderr
