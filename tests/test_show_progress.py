@@ -167,3 +167,23 @@ def test_the_live_table_on_a_terminal_ends_with_control_c(tmp_path):
         said += os.read(terminal, 4096)
     os.write(terminal, b"\x03")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+ODD = [None, -1, "many", [1], {"a": 1}, 0.5]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_values_of_another_kind_count_for_nothing_and_hide_no_other_chunk(tmp_path, value):
+    run, chunk = tmp_path / "runs" / "session", tmp_path / ("0" * 32) / ("chunk_" + "0" * 16)
+    run.mkdir(parents=True)
+    chunk.mkdir(parents=True)
+    names = ("sequences", "residues", "reused", "failed", "device", "identity")
+    (tmp_path / NAME).write_text(CONTENT)
+    (run / "chunk_1.metrics.json").write_text(json.dumps({"chunk": "chunk_1", **dict.fromkeys(names, value)}))
+    (run / "chunk_2.metrics.json").write_text(json.dumps({"chunk": value}))
+    (chunk / "attempt_00001.json").write_text(json.dumps(dict.fromkeys(names, value)))
+    (run / "split.json").write_text(json.dumps({"chunk_sizes": {"chunk_3": [7, 70], "chunk_4": value}}))
+    answer = shown(tmp_path)
+    assert answer["sequences"] == 7 and {"chunk_1", "chunk_3", chunk.name} <= {part["chunk"] for part in answer["by_chunk"]}
+    (run / "split.json").write_text(json.dumps({"chunk_sizes": value}))
+    assert shown(tmp_path)["sequences"] == 0

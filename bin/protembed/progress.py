@@ -4,7 +4,7 @@
     <root>/runs/<session>/<chunk>.metrics.json       a chunk that is embedded
     <root>/<identity>/<chunk>/attempt_*.json, batch_*.pt.done, failed.tsv             what its tasks have done so far
 
-Any file may be missing, torn, or vanish while it is read. Nothing is written, no batch is opened. Standard library only.
+Any file may be missing, torn, hold something else, or vanish while it is read. Nothing is written, no batch is opened. Standard library only.
 """
 
 import json
@@ -56,11 +56,11 @@ def read_progress(root: Path, now: float) -> List[ChunkProgress]:
     planned: Dict[str, Tuple[int, int]] = {}
     finished: Dict[Tuple[str, str], dict] = {}
     for run in _entries(root / "runs"):
-        planned.update(_json(run / "split.json").get("chunk_sizes", {}))
+        planned.update(_sizes(_json(run / "split.json").get("chunk_sizes")))
         for path in _entries(run):
             if path.name.endswith(".metrics.json"):
                 metrics = _json(path)
-                finished[metrics.get("identity", ""), metrics.get("chunk", "")] = metrics
+                finished[_word(metrics, "identity"), _word(metrics, "chunk")] = metrics
     found = [_finished(metrics, identity, chunk) for (identity, chunk), metrics in finished.items() if chunk]
     for identity, chunk in _chunk_folders(root):
         if (identity, chunk) not in finished:
@@ -71,9 +71,9 @@ def read_progress(root: Path, now: float) -> List[ChunkProgress]:
 
 
 def _finished(metrics: dict, identity: str, chunk: str) -> ChunkProgress:
-    sequences, reused, failed = (int(metrics.get(name, 0)) for name in ("sequences", "reused", "failed"))
-    tokens = int(metrics.get("residues", 0)) + SPECIAL_TOKENS * sequences
-    return ChunkProgress(chunk, identity, "finished", sequences, sequences - failed, reused, failed, tokens, tokens, 0.0, 0, metrics.get("device", ""), 0.0)
+    sequences, reused, failed = (_count(metrics, name) for name in ("sequences", "reused", "failed"))
+    tokens = _count(metrics, "residues") + SPECIAL_TOKENS * sequences
+    return ChunkProgress(chunk, identity, "finished", sequences, sequences - failed, reused, failed, tokens, tokens, 0.0, 0, _word(metrics, "device"), 0.0)
 
 
 def _waiting(chunk: str, sequences: int, residues: int) -> ChunkProgress:
@@ -87,7 +87,7 @@ def _unfinished(root: Path, identity: str, chunk: str, size: Tuple[int, int], no
     latest = _json(attempt_path(*place, numbers[-1])) if numbers else {}
     markers = [batch_path(*place, 0).with_name(name) for name in sorted(names) if name.endswith(marker_of(Path("batch_0.pt")).suffix)]
     works = [work for work in (work_of(_text(marker)) for marker in markers) if work]
-    sequences, residues = latest.get("sequences", size[0]), latest.get("residues", size[1])
+    sequences, residues = _count(latest, "sequences", size[0]), _count(latest, "residues", size[1])
     done = min(sum(work.sequences for work in works), sequences)  # two writers may both have committed a sequence
     tokens = residues + SPECIAL_TOKENS * sequences
     tokens_done = min(sum(map(_tokens, works)), tokens)
@@ -97,8 +97,8 @@ def _unfinished(root: Path, identity: str, chunk: str, size: Tuple[int, int], no
     state = "silent" if age > SILENCE + 3 * seconds / max(1, len(recent)) else "working"
     rate = sum(map(_tokens, recent)) / seconds if seconds else 0.0
     failed = _text(failures_path(*place)).count("\n")
-    reused = min(latest.get("reused", 0), done)
-    return ChunkProgress(chunk, identity, state, sequences, done, reused, failed, tokens, tokens_done, rate, len(numbers), latest.get("device", ""), age)
+    reused = min(_count(latest, "reused"), done)
+    return ChunkProgress(chunk, identity, state, sequences, done, reused, failed, tokens, tokens_done, rate, len(numbers), _word(latest, "device"), age)
 
 
 def _tokens(work: Work) -> int:
@@ -131,6 +131,21 @@ def _json(path: Path) -> dict:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _count(found: dict, name: str, otherwise: int = 0) -> int:
+    value = found.get(name)
+    return value if isinstance(value, int) and value >= 0 else otherwise
+
+
+def _word(found: dict, name: str) -> str:
+    value = found.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _sizes(found: object) -> Dict[str, Tuple[int, int]]:
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {chunk: (size[0], size[1]) for chunk, size in pairs if isinstance(size, list) and [type(part) for part in size] == [int, int]}
 
 
 def _changed(path: Path) -> float:
