@@ -141,6 +141,19 @@ def test_what_network_or_machine_refuse_for_now_is_not_called_damage(result, wei
         next(read_blocks(chunk))
 
 
+@pytest.mark.parametrize("name", ["EIO", "ESTALE", "EACCES", "ENOTDIR"])
+def test_a_checkpoint_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path, monkeypatch, name):
+    checkpoint = ChunkCheckpoint(tmp_path, "identity", "chunk", 1)
+
+    def refuse(folder="."):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)), str(folder))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(Transient, match=f"{checkpoint.folder}.*{os.strerror(getattr(errno, name))}"):
+        checkpoint.good_batches()
+
+
 @pytest.mark.parametrize(
     "error, kind",
     [

@@ -13,6 +13,7 @@ A batch whose marker does not match, or that holds something else, is rotten: it
 
 import hashlib
 import io
+import os
 import re
 from pathlib import Path
 from typing import IO, Callable, Dict, Iterator, List, Optional
@@ -51,8 +52,8 @@ class ChunkCheckpoint:
         """Path -> rows it provides, in order of number; a row that two batches hold belongs to the first."""
         provided: Dict[Path, List[int]] = {}
         seen: set = set()
-        for marker in sorted(self.folder.glob("batch_*.pt.done")):
-            path = marker.with_name(marker.name[: -len(".done")])
+        for name in sorted(name for name in _names_in(self.folder) if name.startswith("batch_") and name.endswith(".pt.done")):
+            path = self.folder / name.removesuffix(".done")
             batch = self.load(path)
             if batch is not None:
                 provided[path] = [row for row in batch.rows.tolist() if row not in seen]
@@ -124,7 +125,7 @@ class ChunkCheckpoint:
 
     def _create_numbered(self, write: Callable[[IO[bytes]], object]) -> Path:
         # What was set aside keeps its number: a slow reader that still judges the old file would set the new one aside.
-        names = (path.name for folder in (self.folder, self.folder / "set_aside") for path in folder.glob("batch_*"))
+        names = _names_in(self.folder) + _names_in(self.folder / "set_aside")
         number = max((int(match[1]) for match in map(_NUMBER.match, names) if match), default=-1) + 1
         while True:
             path = batch_path(self.root, self.identity, self.chunk, number)
@@ -133,6 +134,16 @@ class ChunkCheckpoint:
                 return path
             except FileExistsError:
                 number += 1
+
+
+def _names_in(folder: Path) -> List[str]:
+    """Transient when it cannot be listed: glob would take it for an empty one, and all would be computed again."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:  # nothing was set aside, or the merge of another run has removed all
+        return []
+    except OSError as error:
+        raise fault_of_reading(error, folder) or Transient(f"checkpoint folder {folder} cannot be read: {error}") from error
 
 
 def _save(stored: dict, handle: IO[bytes]) -> str:
