@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 
 import h5py
 import pytest
@@ -96,6 +97,27 @@ def test_faults_of_a_samplesheet_are_named_before_any_task(tmp_path, hostile_pt,
         run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--input", sheet, parser=parser, check=False)
         assert run.code != 0 and not run.submitted()
         assert all(line in run.output for line in says), run.output
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_model_and_an_earlier_result_may_have_spaces_in_their_names(tmp_path, hostile_pt, parser):
+    folder = tmp_path / "files of mine"
+    folder.mkdir()
+    shutil.copy(hostile_pt, folder / "my (own) model.pt")
+    given = [*basic(tmp_path, hostile_pt), "--verify", 0, "--model", folder / "my (own) model.pt"]
+    run_pipeline(tmp_path, *given, "--outdir", tmp_path / "first", parser=parser)
+    (tmp_path / "first" / "embeddings.h5").rename(folder / "my & earlier.h5")
+    run = run_pipeline(tmp_path, *given, "--reuse", f"{folder}/my & earlier.h5", parser=parser)
+    assert "60 sequences are taken from --reuse" in run.output
+
+
+@pytest.mark.parametrize("name, given", [("model", "it's.pt"), ("reuse", "it's.h5"), ("input", "it's.fasta")])
+def test_a_quote_in_the_name_of_a_file_is_refused_before_any_task(tmp_path, hostile_pt, name, given):
+    """It would end a word of the task's script."""
+    (tmp_path / given).touch()
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), f"--{name}", given, check=False)
+    assert run.code != 0 and not run.submitted()
+    assert f"{given} has a quote or a control character in its name; rename it" in run.output
 
 
 @pytest.mark.parametrize("parser", PARSERS)

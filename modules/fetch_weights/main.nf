@@ -18,7 +18,7 @@ process FETCH_WEIGHTS {
 
     script:
     def kept = anchor ? "--anchor ${anchor}" : ''
-    def local = file ? "--file '${file}'" : ''
+    def local = file ? "--file ${file}" : '' // Nextflow escapes what it has staged; in quotes it would be escaped twice
     """
     fetch_weights.py '${model}' ${local} ${kept} --url '${url}'
     WEIGHTS_SHA256=\$(python3 -c 'import json; print(json.load(open("weights/weights.json"))["sha256"])')

@@ -4,7 +4,7 @@
 def inputsOf(input) {
     def entries = input.tokenize(',').collect { entry -> entry.trim() }
     if( entries.size() == 1 && entries[0] ==~ /.*\.(csv|tsv)/ ) {
-        return rowsOf(filesNamed('input', entries[0])[0])
+        return rowsOf(filesFound('input', entries[0])[0])
     }
     def sheet = entries.find { entry -> entry ==~ /.*\.(csv|tsv)/ }
     if( sheet ) {
@@ -12,11 +12,16 @@ def inputsOf(input) {
     }
     return entries
         .collectMany { entry -> filesNamed('input', entry) }
-        .collect { path -> [fasta: stageable(path), sample: ''] }
+        .collect { path -> [fasta: path, sample: ''] }
 }
 
-// The files that a parameter names by path or glob, by name, those of one name by folder; the run ends when there is none.
+// The files for tasks that a parameter names by path or glob.
 def filesNamed(parameter, name) {
+    return filesFound(parameter, name).collect { path -> stageable(path) }
+}
+
+// By name, those of one name by folder; the run ends when there is none.
+def filesFound(parameter, name) {
     def found = files(name).findAll { path -> path.exists() }
     if( !found ) {
         error("--${parameter} names ${name}, and there is no such file; nothing was run")
