@@ -106,6 +106,17 @@ def test_faults_in_a_file_of_parameters_are_named_as_on_the_command_line(tmp_pat
 
 @pytest.mark.nextflow
 @both_parsers
+def test_null_in_a_file_of_parameters_is_refused_where_there_is_a_default_and_nothing_said_where_there_is_none(tmp_path, parser):
+    (tmp_path / "params.yml").write_text("outdir: null\nrepr_layers: ~\ncheckpoint_seconds:\nmax_tokens: null\nreuse: ~\n")
+    run = run_pipeline(tmp_path, "-params-file", "params.yml", parser=parser, check=False)
+    assert run.code != 0 and not run.submitted()
+    for name, default in {"outdir": "results", "repr_layers": "-1", "checkpoint_seconds": "30"}.items():
+        assert f"--{name} is null; give a value, or leave it away for its default, {default}" in run.output
+    assert "max_tokens" not in run.output and "reuse" not in run.output
+
+
+@pytest.mark.nextflow
+@both_parsers
 def test_an_unknown_parameter_of_a_config_is_warned_of_and_one_that_was_typed_is_refused(tmp_path, hostile_pt, parser):
     """A config may be an institute's for all its pipelines; it describes itself by parameters of nf-core's."""
     (tmp_path / "site.config").write_text("params { config_profile_contact = 'us'; custom_config_version = 'master'; max_memory = '64.GB'; max_token = 5 }\n")

@@ -18,7 +18,7 @@ def checkedParameters(given, schema_path, command) {
     def chosen = [:]
     known.each { name, rule ->
         chosen[name] = given[name] == null ? null : converted(given[name], rule.type)
-        faults += given[name] == null ? [] : faultsOf(name, chosen[name], given[name], rule)
+        faults += given[name] == null ? faultsOfNull(name, rule) : faultsOf(name, chosen[name], given[name], rule)
     }
     if( faults ) {
         error((faults.unique().sort() + ['nothing was run; --help lists all parameters, --help NAME explains one']).join('\n'))
@@ -80,6 +80,11 @@ def converted(value, type) {
         return text == 'true'
     }
     return text
+}
+
+// Only a file can give null. Where there is a default, nothing expects it.
+def faultsOfNull(name, rule) {
+    return rule['default'] == null ? [] : ["--${name} is null; give a value, or leave it away for its default, ${rule['default']}"]
 }
 
 def faultsOf(name, value, given, rule) {
