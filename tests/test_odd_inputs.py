@@ -110,6 +110,17 @@ def test_bytes_of_latin_1_are_one_clear_line(tmp_path, content, says):
     assert done.returncode == 65 and says in done.stderr and "in.fasta:1 " in done.stderr
 
 
+@pytest.mark.parametrize("policy", ["error", "substitute", "skip"])
+def test_the_words_of_a_comment_line_never_become_residues(tmp_path, policy):
+    (tmp_path / "in.fasta").write_text(">a\nMKV\n; reviewed by hand\nACDE\n>b\nMK\n")
+    done = run_inside("split_fasta.py", tmp_path / "in.fasta", "--outdir", tmp_path, "--invalid-residues", policy, check=False)
+    assert done.returncode == (0 if policy == "skip" else 65)
+    if policy == "skip":
+        assert [row.row for row in read_records(tmp_path / "records.tsv")] == [-1, 0]
+    else:
+        assert "in.fasta:1 a has " in done.stderr and ";" in done.stderr
+
+
 @pytest.mark.parametrize("letter", "ßıſéﬁ")
 def test_a_letter_beyond_ascii_is_no_residue_though_its_upper_case_is_one(tmp_path, letter):
     (tmp_path / "in.fasta").write_text(f">a\nmk{letter}v\n")

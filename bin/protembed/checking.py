@@ -72,6 +72,8 @@ class RecordChecker:
                 faults.append((place, "has a '>' within its sequence: is a line end missing before the next header?"))
             elif "<" in letters and self._invalid_residues == "substitute":  # X for the brackets of <mask> would leave M, A, S, K for residues
                 faults.append((place, "has a '<', which begins no residue; ESM's tokens cannot be written into a sequence"))
+            elif ";" in letters and self._invalid_residues == "substitute":  # X for the sign would leave the comment's words for residues
+                faults.append((place, "has a ';', which begins a comment in some files; remove those lines"))
             elif letters and self._invalid_residues == "substitute":
                 sequences[place], flags[place], notes[place] = substitute_foreign(sequence), int(Flag.SUBSTITUTED), f"X in place of {' '.join(letters)}"
             elif letters:
