@@ -11,6 +11,7 @@ include { checkedParameters; codeDigest; exportToTasks; isLocalModel; watchTasks
 include { isAnswered } from './modules/help/main.nf'
 include { closingWords; labelled; openingWords; parsed } from './modules/console/main.nf'
 include { failureWords; lackHere } from './modules/failure/main.nf'
+include { oneTaskForEachGpu } from './modules/gpus/main.nf'
 include { checkpointAnchor; downloadAnchor; fusionIsOn; workFolder } from './modules/folders/main.nf'
 include { freshNotes; note; removeNotes } from './modules/progress/main.nf'
 include { contentsInOrder; filesNamed; inputsOf } from './modules/inputs/main.nf'
@@ -36,6 +37,7 @@ workflow {
     }
     code   = codeDigest("${projectDir}/bin")
     watchTasksOnlyIfAsked(workflow.commandLine)
+    oneTaskForEachGpu(chosen.gpus)
     exportToTasks([
         PROTEMBED_DEVICE: chosen.device,
         PROTEMBED_MAX_TOKENS: chosen.max_tokens ?: 0,

@@ -1,6 +1,7 @@
 """Several GPUs on one machine: every task has one of its own. The devices are pretended, the locks are real."""
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -12,8 +13,8 @@ import pytest
 
 from protembed.shapes import Shape
 from protembed.weights import random_esm2, save_esm2
-from tests.conftest import make_proteins, metrics_of, write_fasta
-from tests.nextflow import content, is_worker, processes, run_pipeline, start_pipeline, wait_for, workers
+from tests.conftest import ROOT, make_proteins, metrics_of, write_fasta
+from tests.nextflow import PARSERS, basic, content, environment, is_worker, processes, run_pipeline, start_pipeline, wait_for, workers
 
 pytestmark = pytest.mark.nextflow
 PROTEINS = 24
@@ -49,6 +50,43 @@ def devices_held(folder):
                 found = re.search(rb"(?:^|\0)CUDA_VISIBLE_DEVICES=([^\0]*)", Path(f"/proc/{pid}/environ").read_bytes())
                 held.update({place: found[1].decode()} if found else {})
     return held
+
+
+ELSEWHERE = {
+    "process.executor = 'slurm'": "no limit",
+    "executor.name = 'slurm'": "no limit",
+    "process { withLabel: process_gpu { executor = 'slurm' } }": "no limit",
+    "process { withName: '.*_CHUNK' { executor = 'slurm' } }": "no limit",
+    "process { executor = 'slurm'; withLabel: process_gpu { executor = 'local' } }": "2",
+    "process { withLabel: process_gpu { maxForks = 5 } }": "5",
+    "process { maxForks = 5 }": "2",
+}
+
+
+@pytest.mark.parametrize("site, parser", list(zip(ELSEWHERE, itertools.cycle(PARSERS))))
+def test_the_devices_of_this_machine_limit_only_tasks_that_run_on_it(tmp_path, devices, monkeypatch, site, parser):
+    """Whoever sends them elsewhere, in whatever words. The profile is included, for the second parser has none beside -c."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(devices))
+    (tmp_path / "site.config").write_text(f"includeConfig '{ROOT}/conf/gpu.config'\n{site}\n")
+    run = run_pipeline(tmp_path, "--gpus", 2, "-c", "site.config", parser=parser, main=ROOT / "tests" / "forks" / "main.nf")
+    assert f"at once: {ELSEWHERE[site]}\n" in run.output
+
+
+def test_a_site_that_sends_them_to_its_cluster_has_all_chunks_in_its_queue_at_once(tmp_path, hostile_pt, devices):
+    """A pretended one, whose jobs never end."""
+    (tmp_path / "bin").mkdir()
+    for name, says in {"sbatch": "echo Submitted batch job $$", "squeue": "exit 0", "scancel": "exit 0"}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{says}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "site.config").write_text("process { withLabel: process_gpu { executor = 'slurm' } }\n")
+    surroundings = {"CUDA_VISIBLE_DEVICES": devices[0], "PATH": f"{tmp_path}/bin:{environment()['PATH']}"}
+    run = start_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "-c", "site.config", env=surroundings)
+    console = tmp_path / "console.txt"
+    try:
+        wait_for(lambda: console.read_text().count("process > EMBED_CHUNK") >= 5, 60, lambda: run.poll() is None, console.read_text)
+    finally:
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def test_tasks_at_once_have_different_devices_and_a_killed_one_frees_its_own(tmp_path, model, devices):
