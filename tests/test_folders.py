@@ -10,7 +10,7 @@ import pytest
 
 from protembed.atomic import create_exclusive, write_text
 from protembed.layout import marker_of
-from tests.conftest import ROOT, metrics_of
+from tests.conftest import ROOT, metrics_of, write_fasta
 from tests.crash import needs_ptrace, run_traced
 from tests.crash_jobs import EmbedJob, durable_batches
 from tests.nextflow import PARSERS, basic, content, run_pipeline, start_pipeline, wait_for, workers
@@ -37,6 +37,22 @@ def test_a_folder_is_seen_by_tasks_that_work_beside_it_and_a_bucket_when_it_is_m
     assert f"work folder: {tmp_path / 'work'}\n" in run.output
     for place, seen in zip(places, SEEN.values()):
         assert f"{place} {str(seen).lower()}\n" in run.output
+
+
+@pytest.mark.nextflow
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_folder_to_run_in_may_have_brackets_in_its_name(tmp_path, hostile_pt, parser):
+    """Which make a pattern of it to Nextflow. So may an input, and what a samplesheet names."""
+    (tmp_path / "run [1]").mkdir()
+    write_fasta(tmp_path / "run [1]" / "part [2].fasta", ["MKV"])
+    (tmp_path / "run [1]" / "sheet.csv").write_text(f"sample,fasta\na,part [2].fasta\nb,{tmp_path}/run [1]/part [2].fasta\n")
+    given = [*basic(tmp_path, hostile_pt), "--verify", 0, "--duplicate_ids", "rename"]
+    (tmp_path / "run [1]" / "params [1].yml").write_text("report: false\n")
+    run_pipeline(tmp_path / "run [1]", *given, "--input", "sheet.csv", "-params-file", "params [1].yml", "--plan", parser=parser)
+    run = run_pipeline(tmp_path / "run [1]", *given, "--input", "part [2].fasta", parser=parser)
+    assert run.submitted()["MERGE_CHUNKS"] == 1
+    assert (tmp_path / "run [1]" / "results" / "embeddings.h5").exists()
+    assert (tmp_path / "run [1]" / "work" / "checkpoints" / ".protembed-anchor").exists()
 
 
 @pytest.mark.nextflow

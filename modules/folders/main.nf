@@ -48,7 +48,7 @@ def fusionIsOn() {
 // Written in place: a kill in between leaves an empty file, which the next run writes anew and no task accepts.
 def anchorIn(folder) {
     def home = System.getProperty('user.home')
-    def anchor = file("${folder.toString().replaceFirst(/^~(?=\/|$)/, home)}/.protembed-anchor")
+    def anchor = file("${folder.toString().replaceFirst(/^~(?=\/|$)/, home)}/.protembed-anchor", glob: false)
     def content = 'protembed keeps files beside this one; leave it here.\n'
     if( !anchor.exists() || anchor.text != content ) {
         anchor.parent.mkdirs()

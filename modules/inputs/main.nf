@@ -22,7 +22,8 @@ def filesNamed(parameter, name) {
 
 // By name, those of one name by folder; the run ends when there is none.
 def filesFound(parameter, name) {
-    def found = files(name).findAll { path -> path.exists() }
+    def literal = file(name, glob: false) // a name may have brackets
+    def found = literal.exists() ? [literal] : files(name).findAll { path -> path.exists() }
     if( !found ) {
         error("--${parameter} names ${name}, and there is no such file; nothing was run")
     }
@@ -64,7 +65,7 @@ def rowsOf(sheet) {
 }
 
 def resolved(sheet, fasta) {
-    return fasta.startsWith('/') || fasta.contains('://') ? file(fasta) : sheet.parent.resolve(fasta).normalize()
+    return fasta.startsWith('/') || fasta.contains('://') ? file(fasta, glob: false) : sheet.parent.resolve(fasta).normalize()
 }
 
 // A name that can stand in single quotes in a task's script.

@@ -32,7 +32,7 @@ def isTyped(name, command) {
     def words = java.util.regex.Pattern.quote(name)
     def found = (command =~ /\s-params-file[\s=]+(?:'([^']*)'|(\S+))/).findAll()
     def path = found ? found[0][1] ?: found[0][2] : System.getenv('NXF_PARAMS_FILE')
-    def text = path ? file(path).text : ''
+    def text = path ? file(path, glob: false).text : ''
     return (command =~ "--(${words}|${kebabOf(name)})(?![\\w-])").find() || (text =~ "(?<![\\w-])${words}[\"']?\\s*:").find()
 }
 
