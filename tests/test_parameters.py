@@ -131,6 +131,17 @@ def test_an_unknown_parameter_of_a_config_is_warned_of_and_one_that_was_typed_is
     assert "--repr_layer is not a parameter; did you mean --repr_layers?" in refused.output and "--max_memory" not in refused.output
 
 
+@pytest.mark.nextflow
+def test_a_parameter_that_comes_too_late_for_the_settings_made_of_it_is_warned_of(tmp_path, hostile_pt):
+    """A config given by -c does, and under the second parser of 25.04 the command line. Where it is in time nothing is said."""
+    (tmp_path / "late.config").write_text("params { publish_dir_mode = 'link'; image_dir = '/sif' }\n")
+    given = [*basic(tmp_path, hostile_pt), "-stub-run", "--outdir", "mine"]
+    late = run_pipeline(tmp_path, *given, "-c", "late.config").output
+    assert "--publish_dir_mode is link, but process.withName:MERGE_CHUNKS.publishDir.mode was set before that and stays copy: give" in late
+    assert late.count("was set before that") == 1, "no engine is asked for that would look into image_dir"
+    assert "was set before that" not in run_pipeline(tmp_path, *given, "--publish_dir_mode", "link").output
+
+
 def test_the_schema_has_the_form_that_nf_core_and_launchers_read():
     """What `nf-core pipelines schema lint` (4.2.1) checks and can be checked without it; docs/development.md has its outcome."""
     manifest = (ROOT / "nextflow.config").read_text()

@@ -23,7 +23,30 @@ def checkedParameters(given, schema_path, command) {
     if( faults ) {
         error((faults.unique().sort() + ['nothing was run; --help lists all parameters, --help NAME explains one']).join('\n'))
     }
+    warnOfHalfApplied(chosen, known)
     return chosen
+}
+
+// Settings that config files make of parameters when they are read: before a file given by -c sets them, and under the second parser
+// of Nextflow 25.04 before the command line does. What is then left at its default is told; the run goes on with it.
+def warnOfHalfApplied(chosen, known) {
+    def config = nextflow.Global.session.config
+    def places = [
+        ['outdir', 'timeline.file'], ['publish_dir_mode', 'process.withName:MERGE_CHUNKS.publishDir.mode'], ['container_registry', 'docker.registry'],
+        ['image_dir', 'singularity.libraryDir'], ['image_dir', 'apptainer.libraryDir'], ['aws_region', 'aws.region'], ['aws_cli_path', 'aws.batch.cliPath'],
+        ['google_project', 'google.project'], ['google_location', 'google.location'], ['k8s_namespace', 'k8s.namespace'],
+        ['k8s_claim', 'k8s.storageClaimName'], ['k8s_mount', 'k8s.storageMountPath'], ['azure_location', 'azure.batch.location'],
+        ['azure_batch_account', 'azure.batch.accountName'], ['azure_storage_account', 'azure.storage.accountName'],
+    ]
+    places.each { name, place ->
+        def keys = place.tokenize('.')
+        def scope = keys.dropRight(1).inject(config) { node, key -> node instanceof Map ? node[key] : null }
+        def given = scope instanceof Map && scope.containsKey(keys[-1]) ? "${scope[keys[-1]]}".replaceFirst('/pipeline_info/.*', '') : "${chosen[name]}"
+        if( given != "${chosen[name]}" && given == "${known[name]['default']}" ) {
+            log.warn("--${name} is ${chosen[name]}, but ${place} was set before that and stays ${given}: give ${name} on the command line " +
+                'or by -params-file, not in a config, and leave NXF_SYNTAX_PARSER at its default')
+        }
+    }
 }
 
 // Whether a parameter comes from this command line or its file of parameters. Others are a config file's, as an institute's for all
