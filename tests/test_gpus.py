@@ -17,7 +17,7 @@ from tests.conftest import ROOT, make_proteins, metrics_of, write_fasta
 from tests.nextflow import PARSERS, basic, content, environment, is_worker, processes, run_pipeline, start_pipeline, wait_for, workers
 
 pytestmark = pytest.mark.nextflow
-PROTEINS = 24
+PROTEINS = 14
 
 
 @pytest.fixture
