@@ -23,8 +23,8 @@ from measuring import Measured, machine, means_of, measure  # noqa: E402
 
 from protembed.atomic import write_text  # noqa: E402
 from protembed.cli import log, run  # noqa: E402
-from protembed.device import compute_exactly  # noqa: E402
-from protembed.errors import BadOption, Incomplete, Transient  # noqa: E402
+from protembed.device import compute_exactly, usable_device  # noqa: E402
+from protembed.errors import BadOption, Incomplete  # noqa: E402
 from protembed.proteins import read_fasta  # noqa: E402
 from protembed.shapes import SHAPES  # noqa: E402
 from protembed.weights import random_esm2  # noqa: E402
@@ -146,9 +146,7 @@ def table(cell: Dict[str, object]) -> str:
 
 
 def main(options: Options) -> None:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise Transient("device cuda was asked for and no CUDA GPU is in sight; use --device cpu to compute on the CPU")
-    device = torch.device(options.device)
+    device = usable_device(options.device)
     compute_exactly()
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     auto = "float32" if options.device == "cpu" else "float32,float16"

@@ -10,6 +10,8 @@ import json
 import sys
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Callable, Iterator, List, Tuple
 
@@ -84,14 +86,13 @@ def read_all(options: Options, checker: RecordChecker) -> Iterator[CheckedRecord
         raise BadOption(f"--samples names {len(samples)} samples for {len(options.fasta)} files")
     paths = [Path(path) for path in options.fasta]
     reading = partial(read_files, paths)
-    beginning = -1
-    for number, titles, residues in beside(reading) if sum(map(size_of, paths)) >= READ_BESIDE else reading():
-        if number != beginning:
-            checker.begin(paths[number], samples[number])
-            beginning = number
-        records = checker.check(titles, residues)
-        if not checker.offender_count:  # else nothing will be embedded: only the rest of the list of offenders matters
-            yield records
+    is_large = sum(path.stat().st_size for path in paths if path.exists()) >= READ_BESIDE
+    for number, blocks in groupby(beside(reading) if is_large else reading(), key=itemgetter(0)):
+        checker.begin(paths[number], samples[number])
+        for _, titles, residues in blocks:
+            records = checker.check(titles, residues)
+            if not checker.offender_count:  # else nothing will be embedded: only the rest of the list of offenders matters
+                yield records
 
 
 def read_files(paths: List[Path]) -> Iterator[Tuple[int, List[str], List[str]]]:
@@ -99,11 +100,6 @@ def read_files(paths: List[Path]) -> Iterator[Tuple[int, List[str], List[str]]]:
     for number, path in enumerate(paths):
         for titles, residues in read_blocks(path):
             yield number, titles, residues
-
-
-def size_of(path: Path) -> int:
-    """Bytes; 0 of a file that is not there, which whoever reads it will say."""
-    return path.stat().st_size if path.exists() else 0
 
 
 def main(options: Options) -> None:

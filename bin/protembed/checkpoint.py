@@ -13,7 +13,6 @@ A batch whose marker does not match, or that holds something else, is rotten: it
 
 import hashlib
 import io
-import os
 import re
 from pathlib import Path
 from typing import IO, Callable, Dict, Iterator, List, Optional
@@ -23,6 +22,7 @@ from torch.serialization import set_crc32_options
 
 from protembed.atomic import create_exclusive, fsync_path, remove_leftovers, set_aside
 from protembed.batch import Batch
+from protembed.checkpoint_folder import names_in
 from protembed.device import wants_memory
 from protembed.errors import Transient, fault_of_reading, first_line
 from protembed.layout import batch_path, marker_of
@@ -52,7 +52,7 @@ class ChunkCheckpoint:
         """Path -> rows it provides, in order of number; a row that two batches hold belongs to the first."""
         provided: Dict[Path, List[int]] = {}
         seen: set = set()
-        for name in sorted(name for name in _names_in(self.folder) if name.startswith("batch_") and name.endswith(".pt.done")):
+        for name in sorted(name for name in names_in(self.folder) if name.startswith("batch_") and name.endswith(".pt.done")):
             path = self.folder / name.removesuffix(".done")
             batch = self.load(path)
             if batch is not None:
@@ -125,7 +125,7 @@ class ChunkCheckpoint:
 
     def _create_numbered(self, write: Callable[[IO[bytes]], object]) -> Path:
         # What was set aside keeps its number: a slow reader that still judges the old file would set the new one aside.
-        names = _names_in(self.folder) + _names_in(self.folder / "set_aside")
+        names = names_in(self.folder) + names_in(self.folder / "set_aside")
         number = max((int(match[1]) for match in map(_NUMBER.match, names) if match), default=-1) + 1
         while True:
             path = batch_path(self.root, self.identity, self.chunk, number)
@@ -134,16 +134,6 @@ class ChunkCheckpoint:
                 return path
             except FileExistsError:
                 number += 1
-
-
-def _names_in(folder: Path) -> List[str]:
-    """Transient when it cannot be listed: glob would take it for an empty one, and all would be computed again."""
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:  # nothing was set aside, or the merge of another run has removed all
-        return []
-    except OSError as error:
-        raise fault_of_reading(error, folder) or Transient(f"checkpoint folder {folder} cannot be read: {error}") from error
 
 
 def _save(stored: dict, handle: IO[bytes]) -> str:

@@ -1,4 +1,4 @@
-"""What the merge does in the checkpoint folder: why sequences failed, and what is not needed any more. Knows no checkpoint's content."""
+"""The checkpoint folder from outside: its names, why sequences failed, what is not needed any more. Knows no checkpoint's content."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Dict, List
 
+from protembed.errors import Transient, fault_of_reading
 from protembed.layout import batch_path, failures_path
 
 
@@ -15,8 +16,8 @@ def read_failures(root: Path, identity: str = "") -> Dict[str, Dict[int, str]]:
     identity: whose tasks; when it is not known, of each chunk what was written last.
     """
     dated = []
-    for recipe in [identity] if identity else os.listdir(root):
-        for chunk in _names_in(root / recipe):
+    for recipe in [identity] if identity else [path.name for path in root.iterdir() if path.is_dir()]:
+        for chunk in names_in(root / recipe):
             path = failures_path(root, recipe, chunk)
             with suppress(FileNotFoundError, NotADirectoryError):  # none failed, or another run's merge has removed it
                 dated.append((path.stat().st_mtime, chunk, path.read_text(encoding="utf-8").splitlines()))
@@ -27,11 +28,14 @@ def read_failures(root: Path, identity: str = "") -> Dict[str, Dict[int, str]]:
     return found
 
 
-def _names_in(folder: Path) -> List[str]:
+def names_in(folder: Path) -> List[str]:
+    """Of the files in a folder that may not be there. Transient when it cannot be listed: glob would take it for an empty one."""
     try:
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:  # not made yet, or the merge of another run has removed it
         return []
+    except OSError as error:
+        raise fault_of_reading(error, folder) or Transient(f"checkpoint folder {folder} cannot be read: {error}") from error
 
 
 def remove_checkpoint(root: Path, identity: str, chunk: str) -> None:

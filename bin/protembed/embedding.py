@@ -92,7 +92,7 @@ class Embedder:
             if begun:
                 del self.failed[row]
                 yield begun
-            elif tokens <= max(self._longest_through, 0 if self._longest_through else SURELY_FITTING):
+            elif tokens <= (self._longest_through or SURELY_FITTING):
                 raise Transient(f"out of memory with {tokens} tokens alone in a pack ({reason}); that many should fit: something else takes the memory")
 
     def _begin(self, rows: List[int]) -> "Optional[_Pass]":
