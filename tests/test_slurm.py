@@ -1,11 +1,11 @@
 """Real SLURM with two pretended GPUs (.ci/slurm-up): a device for each task, and no way to lose a job changes a vector."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,12 @@ from protembed.shapes import Shape
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import make_proteins, metrics_of, write_fasta
 from tests.nextflow import content, run_pipeline, start_pipeline, wait_for
+from tests.phases import PLACES
 from tests.test_retries import EXITS, attempts
 
 pytestmark = [pytest.mark.slurm, pytest.mark.nextflow]
-PROTEINS = 48
+PROTEINS = 32
+EMBEDDING_ALONE = ["--report", "false", "--verify", 0]
 # GPUs are asked for, and the CPU computes: the devices are pretended. Polling is quick, or the tests would wait most of their time.
 SITE = """
 executor { pollInterval = '1 sec'; queueStatInterval = '1 sec'; exitReadTimeout = '5 sec' }
@@ -41,12 +43,12 @@ def slurm(*command):
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    """Arguments for two chunks that keep a job busy for half a minute each, and commit after every pack."""
+    """Arguments for two chunks that keep a job busy for a quarter of a minute each, and commit after every pack."""
     folder = tmp_path_factory.mktemp("slow")
     save_esm2(random_esm2(Shape(layers=12, width=480, heads=20)), folder / "slow.pt")
     write_fasta(folder / "proteins.fasta", make_proteins([600 + 10 * number for number in range(PROTEINS)]))
     given = ["--input", folder / "proteins.fasta", "--model", folder / "slow.pt", "--max_tokens", 1024, "--checkpoint_seconds", 0]
-    return [*given, "--chunk_residues", 20000, "--verify", 2]
+    return [*given, "--chunk_residues", 13000]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def undisturbed(slow, tmp_path_factory):
     """The digest of embeddings.h5 without SLURM, when nothing dies."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "one_thread.config").write_text("process { withLabel: process_gpu { cpus = 1; maxForks = 2; memory = 2.GB } }")
-    run_pipeline(folder, *slow, "--weights_dir", folder, "-c", "one_thread.config")
+    run_pipeline(folder, *slow, *EMBEDDING_ALONE, "--weights_dir", folder, "-c", "one_thread.config")
     return content(folder)
 
 
@@ -79,7 +81,7 @@ def embedding_job(folder):
 
 
 def test_each_of_two_jobs_at_once_has_a_gpu_of_its_own(tmp_path, slow, undisturbed):
-    run_pipeline(tmp_path, *on_slurm(tmp_path, *slow))
+    run_pipeline(tmp_path, *on_slurm(tmp_path, *slow, "--verify", 2))
     assert content(tmp_path) == undisturbed
     embedding = launchers(tmp_path, "EMBED_CHUNK")
     assert len(embedding) >= 2
@@ -111,19 +113,22 @@ def kill_step(job):
 
 @pytest.mark.parametrize("lose", [cancel, kill_step], ids=lambda lose: lose.__name__)
 def test_a_lost_job_is_retried_and_its_rows_are_reused(tmp_path, slow, undisturbed, lose):
-    run = start_pipeline(tmp_path, *on_slurm(tmp_path, *slow))
+    run = start_pipeline(tmp_path, *on_slurm(tmp_path, *slow, *EMBEDDING_ALONE))
     lose(wait_for(lambda: embedding_job(tmp_path), still=lambda: run.poll() is None))
     check_the_retried_run(tmp_path, run, undisturbed)
 
 
 def test_a_job_that_its_time_limit_ends_goes_on_in_the_next(tmp_path, slow, undisturbed):
-    """SLURM rounds up to a minute and warns up to a minute before its end: the first attempt has half a minute or less."""
-    limit = "process { withName: EMBED_CHUNK { time = { task.attempt == 1 ? 1.min : 1.h }; maxForks = 1 } }\n"
-    slower = [*slow, "--chunk_residues", 99999]
-    start = time.monotonic()
-    run = start_pipeline(tmp_path, *on_slurm(tmp_path, *slower, site=limit))
+    """The limit, with the warning that Nextflow asks for, comes to a job that has committed batches and is held before it can end."""
+    gate, held = tmp_path / "gate", PLACES["mid-batch"]
+    rule = dict(held._asdict(), name="mid-batch", gate=str(gate), hold=True)
+    environment = {"PYTHONPATH": str(Path(__file__).parent / "held"), "HELD_AT": json.dumps([rule])}
+    run = start_pipeline(tmp_path, *on_slurm(tmp_path, *slow, *EMBEDDING_ALONE, "--chunk_residues", 99999), env=environment)
+    job = wait_for(lambda: embedding_job(tmp_path), still=lambda: run.poll() is None)
+    slurm("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    wait_for(lambda: "Execution is retried (1)" in (tmp_path / "console.txt").read_text(), still=lambda: run.poll() is None)
+    gate.touch()
     check_the_retried_run(tmp_path, run, undisturbed)
-    assert time.monotonic() - start > 25
 
 
 def test_codes_that_only_a_scheduler_or_a_cloud_can_give_are_retried(tmp_path):
