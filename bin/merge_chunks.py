@@ -8,7 +8,6 @@ Writes embeddings.h5, ledger.tsv, failed.tsv when a record has no vector, and su
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -26,12 +25,12 @@ from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import BadOption, Incomplete
 from protembed.hdf5 import allow_open_files
-from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, is_ragged, rows_of
+from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, is_ragged, rows_of, shard_names
 from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, Totals, count
 from protembed.merging import VectorFiles
 from protembed.reading import Embeddings, open_embeddings
 from protembed.records import EARLIER, read_columns
-from protembed.store import EmbeddingsWriter, ShardedWriter, Sizes, creating_embeddings, creating_shards, shard_names
+from protembed.store import EmbeddingsWriter, ShardedWriter, Sizes, creating_embeddings, creating_shards
 from protembed.vector_rows import Form
 
 MOST_SHARDS = 10_000
@@ -85,9 +84,16 @@ def write_all(writer: Writer, outcomes: Iterable[Outcomes], files: VectorFiles, 
         failed.write(some.failed_lines())
         embedded = np.flatnonzero(some.has_vector)
         for part in parts(some.residues[embedded], residues, row, shard_rows):
-            writer.append(files.block(some, embedded[part]))
+            block = files.block(some, embedded[part])
+            if (row + part.stop) % shard_rows == 0 or writer.room == len(block.ids):  # a shard that is full gets its name
+                files.check_used()
+            try:
+                writer.append(block)
+            except BadOption:  # a number that float16 cannot hold; in a damaged file any may stand
+                files.check_used()
+                raise
         row += len(embedded)
-    files.check_the_rest()
+    files.check_all()
 
 
 def sizes_of_shards(outcomes: Iterable[Outcomes], whole: Sizes, shard_rows: int) -> List[Sizes]:
@@ -153,11 +159,10 @@ def main(options: Options) -> None:
     outdir.mkdir(parents=True, exist_ok=True)
     allow_open_files(2 * len(options.chunks) + OTHER_FILES)
     with ExitStack() as stack:
-        beside = stack.enter_context(ThreadPoolExecutor(1))
         by_name = open_all(options, stack)
         identity = next((file.identity.digest for file in by_name.values()), "")
         failures = read_failures(folder_of(Path(options.anchor)), identity) if options.anchor else {}
-        files = VectorFiles(by_name, failures, beside)
+        files = VectorFiles(by_name, failures)
 
         def outcomes() -> Iterator[Outcomes]:
             return map(files.outcomes, read_columns(Path(options.records)))

@@ -1,4 +1,4 @@
-# Split, merge, numbers of the report: Python with numpy, h5py and biopython, no torch.
+# Split, merge, numbers of the report: Python with numpy, h5py, biopython and xxhash, no torch.
 # The interpreter and its libraries only: Nextflow mounts bin/, so a change of our code needs no new image.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}

@@ -20,6 +20,7 @@ LOWEST |= {
     "meter",
     "ledger",
     "vector_rows",
+    "checked_rows",
     "checkpoint_folder",
     "custom_content",
     "fasta",

@@ -128,6 +128,26 @@ def test_damage_to_vectors_that_no_record_wants_is_exit_68_too(run, weights, tmp
     refused(run, weights, tmp_path, 68, f"{bad.name}: dataset representations/3/mean was damaged", chunks=[bad, *others], records=tmp_path / "records.tsv")
 
 
+def damaged_where_the_first_record_is(run, folder, value):
+    """All chunk files, but that of the first record with another number in its last row, unsealed."""
+    name = next(read_records(run / "records.tsv")).chunk
+    shutil.copy(run / "vectors" / f"{name}.h5", folder)
+    with h5py.File(folder / f"{name}.h5", "r+") as file:
+        file["representations/3/mean"][-1] = value
+    return [folder / path.name if path.stem == name else path for path in sorted((run / "vectors").glob("*.h5"))]
+
+
+def test_no_shard_with_a_vector_of_a_damaged_file_gets_its_name(run, weights, tmp_path):
+    chunks = damaged_where_the_first_record_is(run, tmp_path, 1.0)
+    refused(run, weights, tmp_path, 68, "dataset representations/3/mean was damaged", "--shards", 20, chunks=chunks)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_number_that_float16_cannot_hold_in_a_damaged_file_is_damage_and_not_a_bad_option(run, weights, tmp_path):
+    chunks = damaged_where_the_first_record_is(run, tmp_path, 1e30)
+    refused(run, weights, tmp_path, 68, "dataset representations/3/mean was damaged", "--store-dtype", "float16", chunks=chunks)
+
+
 def test_vectors_of_another_sequence_under_a_record_are_noticed(run, weights, tmp_path):
     lines = (run / "records.tsv").read_text().splitlines(keepends=True)
     columns = [line.split("\t") for line in lines]

@@ -1,8 +1,8 @@
 """Which rows of a chunk are done, and their vectors. Crash-only: there is no state but files that are whole or absent.
 
     <root>/<identity>/<chunk>/batch_00000.pt        rows and their vectors
-    <root>/<identity>/<chunk>/batch_00000.pt.done   "<sha256>  batch_00000.pt", written after the data is durable; a second
-                                                    line, a comment to sha256sum, says how much that was (for progress)
+    <root>/<identity>/<chunk>/batch_00000.pt.done   "<XXH3, 128 bits>  batch_00000.pt", written after the data is durable; a second
+                                                    line, a comment to xxhsum, says how much that was (for progress)
 
 A row counts as done when its batch has a marker and the marker's digest matches. The set of such pairs is the manifest.
 Several writers may share a folder (an orphaned task and its successor): names are never overwritten and numbers never
@@ -11,7 +11,6 @@ A batch without a marker may belong to a writer that is still alive: it is left 
 A batch whose marker does not match, or that holds something else, is rotten: it is moved to set_aside/ and computed again.
 """
 
-import hashlib
 import io
 import re
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import IO, Callable, Dict, Iterator, List, Optional
 
 import torch
 from torch.serialization import set_crc32_options
+from xxhash import xxh3_128
 
 from protembed.atomic import create_exclusive, fsync_path, remove_leftovers, set_aside
 from protembed.batch import Batch
@@ -86,7 +86,7 @@ class ChunkCheckpoint:
         return batch
 
     def _judge(self, marker: str, content: bytes) -> "tuple[str, Optional[Batch]]":
-        if hashlib.sha256(content).hexdigest() != vouched_digest(marker):
+        if xxh3_128(content).hexdigest() != vouched_digest(marker):
             return "its digest is not the marker's", None
         try:
             stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -137,9 +137,9 @@ class ChunkCheckpoint:
 
 
 def _save(stored: dict, handle: IO[bytes]) -> str:
-    """Write and return the SHA-256 of what was written; per residue, reading it again would be a third of a commit's work."""
+    """Write and return the digest of what was written, which need not be read again for it."""
     hashing = _Hashing(handle)  # torch, given a path, keeps to itself what was wrong with the disk
-    set_crc32_options(compute_crc32=False)  # the SHA-256 says more
+    set_crc32_options(compute_crc32=False)  # the digest says more
     try:
         torch.save(stored, hashing)
     finally:
@@ -151,7 +151,7 @@ class _Hashing:
     """A file that is written from beginning to end, and its digest."""
 
     def __init__(self, handle: IO[bytes]):
-        self._handle, self.digest, self.flush = handle, hashlib.sha256(), handle.flush
+        self._handle, self.digest, self.flush = handle, xxh3_128(), handle.flush
 
     def write(self, content: bytes) -> int:
         self.digest.update(content)

@@ -17,12 +17,13 @@ import h5py
 import numpy as np
 
 from protembed.atomic import replacing
+from protembed.checked_rows import CheckedRows
 from protembed.consistency import check_rows
 from protembed.errors import CorruptStore
 from protembed.hdf5 import Place, create_contiguous, writing
 from protembed.identity import Identity, chunk_name
 from protembed.layout import CHUNK_FORMAT, CONTACTS, is_ragged, rows_of, vector_names
-from protembed.seals import check_dataset, check_seal, damage_named, opened, seal
+from protembed.seals import check_seal, damage_named, opened, seal
 
 
 class RowVectors(NamedTuple):
@@ -98,7 +99,7 @@ class ChunkFile:
     """A chunk file, open for reading."""
 
     def __init__(self, file: h5py.File, path: Path, descriptor: int):
-        self._file, self._path, self._descriptor = file, path, descriptor
+        self._path = path
         self.chunk = str(file.attrs["chunk"])
         self.identity = Identity.from_json(file.attrs["identity"])
         self.names = vector_names(self.identity.repr_layers, self.identity.include)
@@ -107,7 +108,7 @@ class ChunkFile:
         self.digests = file["sha256"][:]
         self.flags = file["flags"][:]
         self.offsets = file["offsets"][:]
-        self._places = {name: Place.of(file[name]) for name in self.names}
+        self._vectors = {name: CheckedRows(file[name], descriptor) for name in self.names}
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -117,26 +118,29 @@ class ChunkFile:
         return {name: starts_of(name, self.offsets) for name in self.names if is_ragged(name)}
 
     def check_vectors(self) -> None:
-        """Read them all; CorruptStore when a dataset is not what its checksum says."""
+        """Read what vectors() has not; CorruptStore when a dataset is not what its checksum says."""
         with damage_named(self._path):
-            for name in self.names:
-                check_dataset(self._file, name, self._path.name)
+            for rows in self._vectors.values():
+                rows.check(self._path.name)
 
     def width(self, name: str) -> int:
         """D of a vector dataset."""
-        return self._file[name].shape[1]
+        return self._vectors[name].width
 
     def vectors(self, name: str, rows: Union[np.ndarray, Sequence[int]]) -> np.ndarray:
-        """(len(rows), D) for mean and bos, rows in any order and repeated as asked; all that is theirs for per_tok and contacts."""
-        rows, starts = np.asarray(rows), self._starts.get(name)
+        """(len(rows), D) for mean and bos, rows in any order and repeated as asked; all that is theirs for per_tok and contacts.
+
+        Of a file that was opened with vectors_later, they are good only once check_vectors() has returned.
+        """
+        rows, starts, stored = np.asarray(rows), self._starts.get(name), self._vectors[name]
         first, end = (rows, rows + 1) if starts is None else (starts[rows], starts[rows + 1])
-        out = np.empty((int((end - first).sum()), self.width(name)), self._places[name].dtype)
+        out = np.empty((int((end - first).sum()), stored.width), stored.dtype)
         borders = [0, *(np.flatnonzero(first[1:] != end[:-1]) + 1).tolist(), len(rows)]
         filled = 0
         with damage_named(self._path):
             for run, stop in zip(borders, borders[1:]):  # of rows that stand one behind the other
                 count = int(end[stop - 1] - first[run])
-                self._places[name].read(self._descriptor, int(first[run]), out[filled : filled + count])
+                stored.read(int(first[run]), out[filled : filled + count])
                 filled += count
         return out
 
@@ -145,7 +149,7 @@ class ChunkFile:
 def open_chunk_file(path: Path, vectors_later: bool = False) -> Iterator[ChunkFile]:
     """Open and verify a chunk file: finished, every dataset as its checksum says, and named by what it holds.
 
-    vectors_later: the caller will have check_vectors() read them before it uses one. CorruptStore says which dataset is damaged.
+    vectors_later: the caller will have check_vectors() say whether those it read are good. CorruptStore says which dataset is damaged.
     """
     with opened(path, CHUNK_FORMAT) as file, open(path, "rb", buffering=0) as handle:
         with damage_named(path):

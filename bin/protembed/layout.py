@@ -83,3 +83,8 @@ def marker_of(batch: Path) -> Path:
 def failures_path(root: Path, identity: str, chunk: str) -> Path:
     """Rows of a chunk that cannot be embedded: lines of row and reason, for the merge to show; gone with the checkpoints."""
     return batch_path(root, identity, chunk, 0).with_name("failed.tsv")
+
+
+def shard_names(path: Path, count: int) -> List[str]:
+    """Of the files beside `path` that hold its vectors: embeddings_01_of_12.h5, ..."""
+    return [f"{path.stem}_{number:0{len(str(count))}d}_of_{count}{path.suffix}" for number in range(1, count + 1)]

@@ -1,6 +1,6 @@
-"""The text of a marker: two lines, the second a comment to `sha256sum --check`. Standard library only.
+"""The text of a marker: two lines, the second a comment to `xxhsum --check`. Standard library only.
 
-<sha256>  batch_00000.pt
+<XXH3, 128 bits>  batch_00000.pt
 # 512 sequences, 161203 residues, 29.8 seconds, attempt 1
 """
 
@@ -20,12 +20,12 @@ class Work(NamedTuple):
 
 
 def marker_text(digest: str, name: str, sequences: int, residues: int, seconds: float, attempt: int) -> str:
-    """The content of the marker of a batch file called `name` with this SHA-256."""
+    """The content of the marker of a batch file called `name` with this digest, hexadecimal."""
     return f"{digest}  {name}\n# {sequences} sequences, {residues} residues, {seconds:.1f} seconds, attempt {attempt}\n"
 
 
 def vouched_digest(text: str) -> str:
-    """The SHA-256 that the marker stands for."""
+    """The digest that the marker stands for."""
     return text.partition(" ")[0]
 
 

@@ -1,7 +1,7 @@
 """Which file holds each record's vector: looked up, compared by digest, and gathered in the order of the input."""
 
-from concurrent.futures import Executor, Future
-from typing import Dict, Iterable, List, Mapping, Protocol, Sequence
+from itertools import repeat
+from typing import Dict, Iterable, List, Mapping, Protocol, Sequence, Set
 
 import numpy as np
 
@@ -41,16 +41,14 @@ class VectorFile(Protocol):
 class VectorFiles:
     """The files of one run by the name that records.tsv gives them.
 
-    failures: chunk -> row -> reason, of chunks without a file, because a sequence of theirs failed. beside: reads a file for
-    its checksum before a vector of it is used, one ahead of the file in use.
+    failures: chunk -> row -> reason, of chunks without a file, because a sequence of theirs failed.
     """
 
-    def __init__(self, files: Mapping[str, VectorFile], failures: Mapping[str, Mapping[int, str]], beside: Executor):
-        self.by_name, self._failures, self._beside = files, failures, beside
+    def __init__(self, files: Mapping[str, VectorFile], failures: Mapping[str, Mapping[int, str]]):
+        self.by_name, self._failures = files, failures
         self._code = {name: code for code, name in enumerate(files)}
         self._files = list(files.values())
-        self._in_use: Dict[int, None] = {}  # codes, in the order of their first record
-        self._checks: Dict[int, Future] = {}
+        self._used: Set[int] = set()  # codes
         self.names: List[str] = []
         if not files:
             return  # refuse_nothing() or ledger.count() will say why
@@ -81,9 +79,6 @@ class VectorFiles:
         flags, residues, found = np.array(records.flags, np.uint8), np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
         digests = records.digests()
         for code in _each_once(codes[codes >= 0]):
-            self._in_use.setdefault(code)
-            if not self._checks:  # the first file is read while the records are counted
-                self._have_read(code)
             file, here = self._files[code], np.flatnonzero(codes == code)
             here = here[rows[here] < len(file)]
             here = here[(file.digests[rows[here]] == digests[here]).all(axis=1)]
@@ -101,8 +96,7 @@ class VectorFiles:
         return Outcomes(records, digests, statuses, flags, reasons, residues, found)
 
     def _codes(self, records: RecordColumns) -> np.ndarray:
-        code_of = self._code.get
-        return np.array([code_of(chunk, -1) for chunk in records.chunks])
+        return np.fromiter(map(self._code.get, records.chunks, repeat(-1)), np.int64, len(records.chunks))
 
     def _worth_a_word(self, flags: np.ndarray, residues: np.ndarray) -> np.ndarray:
         cut = flags & np.uint8(Flag.TRUNCATED | Flag.WINDOWED) > 0
@@ -127,11 +121,10 @@ class VectorFiles:
         return "failed", file.failed[row]
 
     def block(self, outcomes: Outcomes, places: np.ndarray) -> RecordBlock:
-        """The vectors of some of these records, which have them; CorruptStore when a file of theirs is damaged."""
+        """The vectors of some of these records, which have them: good ones only once check_used() has returned. CorruptStore when a file is torn."""
         records = outcomes.records.some(places)
         codes, rows = self._codes(records), np.array(records.rows)
-        for code in _each_once(codes):
-            self._checked(code)
+        self._used.update(codes.tolist())
         borders = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
         runs = [(self._files[codes[start]], rows[start:stop]) for start, stop in zip(borders, borders[1:])]
         return RecordBlock(
@@ -144,22 +137,15 @@ class VectorFiles:
             vectors={name: _joined([file.vectors(name, some) for file, some in runs]) for name in self.names},
         )
 
-    def _checked(self, code: int) -> None:
-        """Wait until the file was read, and have the next one read."""
-        order = list(self._in_use)
-        for later in order[order.index(code) :][:2]:
-            self._have_read(later)
-        self._checks[code].result()
+    def check_used(self) -> None:
+        """CorruptStore when a file that a vector was taken from is damaged."""
+        for code in sorted(self._used):
+            self._files[code].check_vectors()
 
-    def _have_read(self, code: int) -> None:
-        if code not in self._checks:
-            self._checks[code] = self._beside.submit(self._files[code].check_vectors)
-
-    def check_the_rest(self) -> None:
-        """Read the files of which no record wanted a vector, too; CorruptStore."""
-        for code in range(len(self._files)):
-            self._have_read(code)
-            self._checks[code].result()
+    def check_all(self) -> None:
+        """The same of all files, also of those of which no record wanted a vector."""
+        for file in self._files:
+            file.check_vectors()
 
 
 def _each_once(codes: np.ndarray) -> List[int]:

@@ -5,7 +5,7 @@
         embeddings["P0AFK0"]                   # (D,) mean over residues, of the lowest layer that was asked for
         embeddings[100:200], embeddings[["P0AFK0", "P31663"]]   # (rows, D)
         embeddings.per_tok("P0AFK0", layer=33)                  # (residues, D)
-Needs h5py and numpy; torch only for as_torch. The file is mapped: what is not asked for is not read.
+Needs h5py, numpy and xxhash; torch only for as_torch. The file is mapped: what is not asked for is not read.
 """
 
 import math

@@ -55,6 +55,8 @@ class RecordColumns(NamedTuple):
     def some(self, places: np.ndarray) -> "RecordColumns":
         """Those at these places, rising."""
         chosen = places.tolist()
+        if chosen and chosen[-1] - chosen[0] == len(chosen) - 1:
+            return RecordColumns._make([column[chosen[0] : chosen[-1] + 1] for column in self])
         return RecordColumns._make([column[at] for at in chosen] for column in self)
 
 

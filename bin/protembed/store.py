@@ -19,7 +19,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
@@ -178,6 +178,11 @@ class ShardedWriter:
             self._unfinished.close()
             self._shard = None
 
+    @property
+    def room(self) -> int:
+        """Records that are still to come."""
+        return self._index.room
+
     def coverage(self) -> Coverage:
         """Of the finished index, read back."""
         return self._index.coverage()
@@ -185,11 +190,6 @@ class ShardedWriter:
     def finish(self, attributes: Dict[str, object]) -> None:
         """Write the attributes of the index."""
         self._index.finish(dict(attributes, shards=len(self._shards), shard_files=json.dumps(self._contents)))
-
-
-def shard_names(path: Path, count: int) -> List[str]:
-    """Of the files beside `path` that hold its vectors: embeddings_01_of_12.h5, ..."""
-    return [f"{path.stem}_{number:0{len(str(count))}d}_of_{count}{path.suffix}" for number in range(1, count + 1)]
 
 
 def check_embeddings(path: Path) -> Dict[str, object]:

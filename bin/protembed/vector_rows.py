@@ -45,7 +45,7 @@ class VectorRows:
     def _write(self, row: int, pieces: Sequence[np.ndarray]) -> None:
         for piece in pieces:
             rows = np.ascontiguousarray(piece)
-            self._digest.update(rows.reshape(-1).view(np.uint8).data)
+            self._digest.update(rows.data)
             self._put(row, rows)
             row += len(rows)
 

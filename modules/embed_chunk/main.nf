@@ -30,13 +30,13 @@ process EMBED_CHUNK {
         --max-tokens "\${PROTEMBED_MAX_TOKENS}" \\
         --checkpoint-seconds "\${PROTEMBED_CHECKPOINT_SECONDS}" \\
         --leave-when-orphaned --session "\${PROTEMBED_SESSION}"
-    software_versions.py ${task.process} torch fair-esm h5py numpy
+    software_versions.py ${task.process} torch fair-esm h5py numpy xxhash
     """
 
     stub:
     """
     touch ${chunk.baseName}.h5
     echo '{"tokens": 0, "embed_seconds": 0, "computed": 0, "reused": 0}' > ${chunk.baseName}.metrics.json
-    software_versions.py ${task.process} torch fair-esm h5py numpy
+    software_versions.py ${task.process} torch fair-esm h5py numpy xxhash
     """
 }

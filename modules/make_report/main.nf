@@ -23,13 +23,13 @@ process MAKE_REPORT {
     END_VERSIONS
     shopt -s nullglob
     make_report.py metrics/*.json --summary ${summary} --ledger ${ledger} --embeddings ${embeddings} --versions software.yml
-    software_versions.py ${task.process} numpy h5py
+    software_versions.py ${task.process} h5py numpy xxhash
     """
 
     stub:
     """
     mkdir multiqc
     touch report.json
-    software_versions.py ${task.process} numpy h5py
+    software_versions.py ${task.process} h5py numpy xxhash
     """
 }

@@ -32,13 +32,13 @@ process MERGE_CHUNKS {
         --code-digest ${code_digest} \\
         --session "\${PROTEMBED_SESSION}" --run-command "\${PROTEMBED_COMMAND}" \\
         \$([ "\${PROTEMBED_KEEP_CHECKPOINTS}" = true ] && echo --keep-checkpoints)
-    software_versions.py ${task.process} h5py numpy
+    software_versions.py ${task.process} h5py numpy xxhash
     """
 
     stub:
     """
     touch embeddings.h5 ledger.tsv
     echo '{"n_records": 0, "n_embedded": 0, "n_skipped": 0, "flags": {"duplicate": 0, "truncated": 0}}' > summary.json
-    software_versions.py ${task.process} h5py numpy
+    software_versions.py ${task.process} h5py numpy xxhash
     """
 }

@@ -30,7 +30,7 @@ process REUSE_EMBEDDINGS {
         --max-residues ${options.max_residues} \\
         --store-dtype ${options.store_dtype} \\
         --sample ${options.verify}
-    software_versions.py ${task.process} h5py numpy
+    software_versions.py ${task.process} h5py numpy xxhash
     """
 
     stub:
@@ -38,6 +38,6 @@ process REUSE_EMBEDDINGS {
     mkdir chunks
     touch chunks/chunk_0000000000000000.fasta records.tsv sample.fasta
     echo '{"sampled_chunks": ["chunk_0000000000000000"]}' > split.json
-    software_versions.py ${task.process} h5py numpy
+    software_versions.py ${task.process} h5py numpy xxhash
     """
 }

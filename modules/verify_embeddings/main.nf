@@ -20,12 +20,12 @@ process VERIFY_EMBEDDINGS {
     """
     shopt -s nullglob
     verify_embeddings.py chunks/*.h5 --sample ${sample} --weights ${weights} --device "\${PROTEMBED_DEVICE}" --threads ${task.cpus} ${reuse}
-    software_versions.py ${task.process} torch fair-esm h5py numpy
+    software_versions.py ${task.process} torch fair-esm h5py numpy xxhash
     """
 
     stub:
     """
     echo '{"worst": {}}' > verify.json
-    software_versions.py ${task.process} torch fair-esm h5py numpy
+    software_versions.py ${task.process} torch fair-esm h5py numpy xxhash
     """
 }
