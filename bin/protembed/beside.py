@@ -1,5 +1,7 @@
 """An iterator that runs in a process of its own, a few steps ahead: two processors instead of one. Unix only (fork)."""
 
+import contextlib
+import fcntl
 import multiprocessing
 import traceback
 from multiprocessing.connection import Connection
@@ -8,6 +10,7 @@ from typing import Callable, Iterator, TypeVar
 from protembed.errors import ProtembedError, Transient
 
 Item = TypeVar("Item")
+PIPE_BYTES = 1 << 20  # what every user may have; with the usual 64 KiB the process waits in the middle of an item until it is asked for
 
 
 def beside(items: Callable[[], Iterator[Item]]) -> Iterator[Item]:
@@ -17,6 +20,8 @@ def beside(items: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     to a pipe that nobody reads. Begin before there are threads: it is forked.
     """
     receiving, sending = multiprocessing.Pipe(duplex=False)
+    with contextlib.suppress(OSError, AttributeError):  # the user's pipes are full already; not Linux
+        fcntl.fcntl(sending.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     process = multiprocessing.get_context("fork").Process(target=_send, args=(items, receiving, sending), daemon=True)
     process.start()
     sending.close()
