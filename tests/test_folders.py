@@ -41,6 +41,13 @@ def test_a_folder_is_seen_by_tasks_that_work_beside_it_and_a_bucket_when_it_is_m
 
 @pytest.mark.nextflow
 @pytest.mark.parametrize("parser", PARSERS)
+def test_a_folder_given_by_bucket_dir_is_where_tasks_of_a_cloud_work(tmp_path, parser):
+    run = run_pipeline(tmp_path, "--places", "a,a,false", "-bucket-dir", tmp_path / "bucket", parser=parser, main=ROOT / "tests" / "reach" / "main.nf")
+    assert f"work folder: {tmp_path / 'bucket'}\n" in run.output
+
+
+@pytest.mark.nextflow
+@pytest.mark.parametrize("parser", PARSERS)
 def test_a_folder_to_run_in_may_have_brackets_in_its_name(tmp_path, hostile_pt, parser):
     """Which make a pattern of it to Nextflow. So may an input, and what a samplesheet names."""
     (tmp_path / "run [1]").mkdir()

@@ -35,9 +35,10 @@ def schemeOf(place) {
     return match.find() ? match.group(1) : 'file'
 }
 
-// The work folder with its scheme: an object store's own text for a path may lack it.
+// The work folder with its scheme: an object store's own text for a path may lack it. With -bucket-dir, tasks of a cloud work there,
+// and `path` is where those of this machine would.
 def workFolder(path) {
-    return path.toUriString()
+    return (nextflow.Global.session.bucketDir ?: path).toUriString()
 }
 
 def fusionIsOn() {
