@@ -68,7 +68,7 @@ def bare_python(tmp_path, monkeypatch):
 def test_without_a_profile_that_brings_the_software_one_line_names_the_profiles(tmp_path, hostile_pt, bare_python):
     done = subprocess.run(command(*basic(tmp_path, hostile_pt)), cwd=tmp_path, env=bare_python, capture_output=True, text=True)
     assert done.returncode != 0
-    assert f"Python lacks argparse_dataclass, Bio, h5py, numpy, zstandard, torch, esm where the tasks run: {NO_PACKAGES}" in done.stdout
+    assert f"Python lacks argparse_dataclass, Bio, h5py, numpy, xxhash, zstandard, torch, esm where the tasks run: {NO_PACKAGES}" in done.stdout
     assert "Traceback" not in done.stdout and "Submitted process" not in done.stdout
 
 

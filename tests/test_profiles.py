@@ -59,7 +59,7 @@ def test_an_engine_runs_the_two_images_and_lets_the_choice_of_a_device_in(config
             assert config[f"{engine}.enabled"] == "true"
             assert config["process.container"] == "'protembed-tools:0.1.0'"
             assert config["process.'withName:FETCH_WEIGHTS|EMBED_CHUNK|VERIFY_EMBEDDINGS'.container"] == "'protembed-embed:0.1.0'"
-            assert "CUDA_VISIBLE_DEVICES" in config[f"{engine}.envWhitelist"]
+            assert {"CUDA_VISIBLE_DEVICES", "https_proxy"} <= set(config[f"{engine}.envWhitelist"].strip("'").split(","))
             assert config["env.HOME"] == "'$PWD'"
     assert configs["arm64,docker,gpu"]["docker.runOptions"] == "'-u $(id -u):$(id -g)'", "the gpu profile has its own place for --gpus"
 
@@ -129,6 +129,13 @@ def test_what_a_scheduler_is_asked_for_stands_in_the_launcher_of_the_task(tmp_pa
     assert sum("select=" in line for line in lines) == (profile == "pbs")
 
 
+@pytest.mark.parametrize("parser, model, memory", [("v1", "random:esm2_t36_3B_UR50D", 24), ("v1", "esm2_t48_15B_UR50D", 80), ("v2", "/data/esm2_t36_3B_UR50D.pt", 24)])
+def test_a_task_with_a_large_model_asks_for_the_memory_that_its_weights_take(tmp_path, parser, model, memory):
+    run_pipeline(tmp_path, "-profile", "gpu,pbs", "--model", model, "-process.errorStrategy", "terminate", main=HEADERS, parser=parser, check=False)
+    (launcher,) = tmp_path.glob("work/*/*/.command.run")
+    assert f":mem={memory * 1024}mb:" in launcher.read_text()
+
+
 def institute(folder):
     """A folder like nf-core's configs, with one institute."""
     (folder / "conf").mkdir()
@@ -140,9 +147,10 @@ def institute(folder):
 def test_google_batch_gets_a_type_of_gpu_and_an_institute_has_the_last_word(tmp_path):
     """With the executor of this machine, for there is no Google Batch here."""
     institute(tmp_path)
-    given = ["--gpu_machine_type", "g2-standard-8", "--gpu_queue", "ours", "--custom_config_base", tmp_path]
-    run = run_pipeline(tmp_path, "-profile", "google_batch,gpu,institute", *given, "-process.executor", "local", main=HEADERS)
-    assert "asked: 1 nvidia-tesla-t4 g2-standard-8 theirs" in run.output
+    given = ["--gpu_queue", "ours", "--custom_config_base", tmp_path]
+    for chosen, machine in ([], "n1-standard-4"), (["--gpu_machine_type", "g2-standard-8"], "g2-standard-8"):
+        run = run_pipeline(tmp_path, "-profile", "google_batch,gpu,institute", *given, *chosen, "-process.executor", "local", main=HEADERS)
+        assert f"asked: 1 nvidia-tesla-t4 {machine} theirs" in run.output
 
 
 def test_a_run_under_an_institutes_profile_goes_through(tmp_path, hostile_pt):

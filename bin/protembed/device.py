@@ -8,6 +8,7 @@ from protembed.errors import BadOption, Transient, first_line
 
 Result = TypeVar("Result")
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "could not create a primitive", "Cannot allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+HELP = "(which GPU and driver: containers/README.md; --device cpu computes on the CPU)"
 DEVICE_FAULT = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
 
 
@@ -17,11 +18,14 @@ def usable_device(name: str, dtype: str = "float32") -> torch.device:
     Transient when it is not there or does not work, BadOption when it cannot compute in this dtype.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise Transient("device cuda was asked for and no CUDA GPU is in sight; use --device cpu to compute on the CPU")
+        needs = f"CUDA {torch.version.cuda}" if torch.version.cuda else "a CUDA build of it, this one has none"
+        raise Transient(f"no CUDA GPU is in sight: none was given to this task, or its driver is too old for torch {torch.__version__}, which needs {needs} {HELP}")
     if name == "cuda":
         try:
             torch.zeros(1, device=name).add_(1).item()
         except RuntimeError as error:
+            if "no kernel image" in str(error):
+                raise BadOption(f"torch {torch.__version__} has no code for the GPU {torch.cuda.get_device_name()} {HELP}") from error
             raise Transient(f"the GPU cannot be used: {first_line(error)}") from error
     if name == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise BadOption(f"the GPU {torch.cuda.get_device_name()} does not compute in bfloat16; use --dtype float16")

@@ -45,7 +45,7 @@ def lackHere(workflow) {
     if( workflow.stubRun || workflow.containerEngine || (process.executor ?: 'local') != 'local' || process.beforeScript || process.module || process.conda ) {
         return ''
     }
-    def ask = 'import importlib.util as u; print(*[n for n in "argparse_dataclass Bio h5py numpy zstandard torch esm".split() if not u.find_spec(n)], sep=", ")'
+    def ask = 'import importlib.util as u; print(*[n for n in "argparse_dataclass Bio h5py numpy xxhash zstandard torch esm".split() if not u.find_spec(n)], sep=", ")'
     def asked = ['bash', '-c', "${config.env?.PATH ? "export PATH=\"${config.env.PATH}\"; " : ''}exec python3 -c '${ask}'"].execute()
     def answer = asked.text.trim()
     return asked.waitFor() != 0 ? lackOf('itself (python3 does not start)') : answer ? lackOf(answer) : ''
