@@ -16,7 +16,7 @@ from typing import Callable, Iterator, NamedTuple, Optional, Tuple, Union
 import h5py
 import numpy as np
 
-from protembed.errors import BadOption, CorruptStore
+from protembed.errors import BadOption, CorruptStore, Transient
 
 CHUNK_BYTES = 1 << 16  # of a compressed dataset: four times as large saves 2 %, and one row takes three times as long (benchmarks/storing.py)
 
@@ -118,16 +118,29 @@ class StoredRows:
 
 
 def mapped(dataset: h5py.Dataset, path: Path) -> Union[np.ndarray, StoredRows]:
-    """The rows of a dataset of the file at `path`, of which only what is asked for is read. CorruptStore when the file ends within it."""
+    """The rows of a dataset of the open file called `path`, of which only what is asked for is read.
+
+    They are those of this file whatever gets its name later: every file that a virtual dataset stands in is opened now, not at its
+    first use. CorruptStore when the file ends within them, Transient when another has its name already.
+    """
     if dataset.size and (dataset.chunks or dataset.is_virtual):
         # Not `dataset` itself: asked for its chunks it keeps a list of properties open, and one of a virtual dataset that is open
         # when the process ends is HDF5's death (SIGSEGV), as in every spawned worker of torch's DataLoader.
-        return StoredRows(h5py.Dataset(dataset.id))
+        spaces = [source.vspace for source in dataset.virtual_sources()] if dataset.is_virtual else []
+        rows = StoredRows(h5py.Dataset(dataset.id))
+        for space in spaces:
+            if space.get_select_npoints():
+                rows[int(space.get_select_bounds()[0][0])]
+        return rows
     if dataset.size == 0 or dataset.id.get_offset() is None:  # by another program
         return dataset[:]
-    if dataset.id.get_offset() + dataset.nbytes > path.stat().st_size:
-        raise CorruptStore(f"{path.name} is torn: it ends within {dataset.name}")
-    return np.memmap(path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
+    with open(path, "rb") as file:  # not HDF5's descriptor: the map would keep its lock
+        found = os.fstat(file.fileno())
+        if not os.path.samestat(found, os.fstat(dataset.file.id.get_vfd_handle())):
+            raise Transient(f"{path.name} was replaced while it was opened; open it again")
+        if dataset.id.get_offset() + dataset.nbytes > found.st_size:
+            raise CorruptStore(f"{path.name} is torn: it ends within {dataset.name}")
+        return np.memmap(file, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
 
 
 class Place(NamedTuple):

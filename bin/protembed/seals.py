@@ -12,7 +12,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Collection, Dict, Iterator, List, Mapping, Tuple
+from typing import Collection, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import h5py
 import numpy as np
@@ -96,6 +96,8 @@ def check_seal(file: h5py.File, name: str, later: Collection[str] = ()) -> None:
 
 def check_dataset(file: h5py.File, dataset: str, name: str) -> None:
     """CorruptStore unless the dataset's checksum is that of what it holds."""
+    if CHECKSUM not in file[dataset].attrs:
+        raise CorruptStore(f"{name}: dataset {dataset} has no checksum, or that of an older version of protembed; make the file anew")
     if file[dataset].attrs.get(CHECKSUM) != checksum_of(file[dataset]):
         raise CorruptStore(f"{name}: dataset {dataset} was damaged after it was written")
 
@@ -122,18 +124,28 @@ def opened(path: Path, wanted_format: str) -> Iterator[h5py.File]:
 def _open(path: Path) -> h5py.File:
     """With HDF5's lock, or without where the file or a shard cannot be locked: another program holds it, the file system has no locks.
 
+    By the name of the file itself where the shards stand beside that, and not beside a link to it: HDF5 would take files of
+    their names from the working folder before them.
+
     Never with one would be simpler, but HDF5 refuses what the caller's process has open with it. Shards are opened as their
     index is, and one that does not open is NaN. Nobody writes to a file that has its name.
     """
     try:
-        with contextlib.ExitStack() as closing:
-            file = closing.enter_context(h5py.File(path, "r"))
-            for shard in filter(Path.exists, shard_paths(file, path)):
-                h5py.File(shard, "r").close()
+        return _open_by_its_name(path, None)
+    except OSError:  # whatever else it was comes again
+        return _open_by_its_name(path, False)
+
+
+def _open_by_its_name(path: Path, locking: Optional[bool]) -> h5py.File:
+    with contextlib.ExitStack() as closing:
+        file = closing.enter_context(h5py.File(path, "r", locking=locking))
+        shards = shard_paths(file, path)
+        for shard in filter(Path.exists, shards):
+            h5py.File(shard, "r", locking=locking).close()
+        if all(shard.parent == path.parent for shard in shards):
             closing.pop_all()
             return file
-    except OSError:  # whatever else it was comes again
-        return h5py.File(path, "r", locking=False)
+    return h5py.File(path.resolve(), "r", locking=locking)  # not before the other is closed: HDF5 keeps the name of the first
 
 
 def shard_paths(file: h5py.File, path: Path) -> Dict[Path, str]:
