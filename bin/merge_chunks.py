@@ -34,7 +34,7 @@ from protembed.store import EmbeddingsWriter, ShardedWriter, Sizes, creating_emb
 from protembed.vector_rows import Form
 
 MOST_SHARDS = 10_000
-RECORDS_PER_BLOCK = 4096
+RECORDS_PER_BLOCK = 4096  # with one vector each; of more there are fewer
 OTHER_FILES = 32  # open at once, besides the chunks'
 RESIDUES_PER_BLOCK = 1 << 15  # with a vector per residue: 168 MB of width 1280, of which two are in memory; a longer record is a block by itself
 NO_LIMIT = 1 << 60  # room for a sum in 64 bits
@@ -64,12 +64,12 @@ class Options:
             raise BadOption(f"--shards must be from 1 to {MOST_SHARDS}, found {self.shards}")
 
 
-def parts(residues: np.ndarray, most: int, first_row: int, shard_rows: int) -> Iterator[slice]:
-    """Consecutive records of (n,) embedded residues each: at most `most` of them at a time (a record with more is alone), and of one shard."""
+def parts(residues: np.ndarray, most_residues: int, most_records: int, first_row: int, shard_rows: int) -> Iterator[slice]:
+    """Consecutive records of (n,) embedded residues each: at most so many of them (a record with more residues is alone), and of one shard."""
     start, ends = 0, np.cumsum(residues)
     while start < len(residues):
-        fitting = int(np.searchsorted(ends, most + (ends[start - 1] if start else 0), "right"))
-        stop = min(max(start + 1, fitting), start + RECORDS_PER_BLOCK, start + shard_rows - (first_row + start) % shard_rows)
+        fitting = int(np.searchsorted(ends, most_residues + (ends[start - 1] if start else 0), "right"))
+        stop = min(max(start + 1, fitting), start + most_records, start + shard_rows - (first_row + start) % shard_rows)
         yield slice(start, stop)
         start = stop
 
@@ -78,18 +78,19 @@ def write_all(writer: Writer, outcomes: Iterable[Outcomes], files: VectorFiles, 
     """Stream vectors and lines, a block of records at a time."""
     ledger.write(HEADER)
     failed.write(FAILED_HEADER)
-    row, residues = 0, RESIDUES_PER_BLOCK if any(map(is_ragged, files.names)) else NO_LIMIT
+    row, ragged = 0, sum(map(is_ragged, files.names))
+    most = RESIDUES_PER_BLOCK // ragged if ragged else NO_LIMIT, RECORDS_PER_BLOCK // max(1, len(files.names) - ragged)
     for some in outcomes:
         ledger.write(some.lines(row))
         failed.write(some.failed_lines())
         embedded = np.flatnonzero(some.has_vector)
-        for part in parts(some.residues[embedded], residues, row, shard_rows):
-            block = files.block(some, embedded[part])
-            if (row + part.stop) % shard_rows == 0 or writer.room == len(block.ids):  # a shard that is full gets its name
-                files.check_used()
+        for part in parts(some.residues[embedded], *most, row, shard_rows):
             try:
+                block = files.block(some, embedded[part])
+                if (row + part.stop) % shard_rows == 0 or writer.room == len(block.ids):  # a shard that is full gets its name
+                    files.check_used()
                 writer.append(block)
-            except BadOption:  # a number that float16 cannot hold; in a damaged file any may stand
+            except Exception:  # numbers that float16 cannot hold, shapes that do not fit: in a damaged file any may stand
                 files.check_used()
                 raise
         row += len(embedded)
@@ -171,10 +172,9 @@ def main(options: Options) -> None:
         totals, coverage = count(outcomes(), options.on_failure)
         verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
         attributes = dict(run_attributes(files, totals, options), verify=json.dumps(verdict))
-        widths = {name: next(iter(files.by_name.values())).width(name) for name in files.names}
         tables = [outdir / "ledger.tsv", outdir / "failed.tsv" if attributes["n_skipped"] else Path(os.devnull)]
         ledger, failed = (stack.enter_context(writing_table(path)) for path in tables)
-        sizes = Sizes(totals.embedded, totals.embedded_residues, totals.pairs, widths, totals.has_samples)
+        sizes = Sizes(totals.embedded, totals.embedded_residues, totals.pairs, files.widths, totals.has_samples)
         shard_rows = max(1, -(-sizes.records // options.shards))
         shards = sizes_of_shards(outcomes(), sizes, shard_rows) if options.shards > 1 else []
         with creating(outdir / "embeddings.h5", sizes, Form(options.store_dtype, options.compression), shards, attributes) as writer:

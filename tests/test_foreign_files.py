@@ -1,5 +1,6 @@
 """Checkpoint files that are whole but not ours: of another recipe or chunk, malformed, or a hostile pickle."""
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -8,6 +9,9 @@ import pytest
 import torch
 from xxhash import xxh3_128
 
+from protembed.batch import Batch
+from protembed.checkpoint import ChunkCheckpoint
+from protembed.layout import marker_of
 from tests.crash import finish, needs_ptrace
 from tests.crash_jobs import EmbedJob, durable_batches
 from tests.test_torn_files import Finished
@@ -87,3 +91,12 @@ def test_the_number_of_a_batch_that_was_set_aside_is_never_used_again(finished):
     os.truncate(last, 100)
     finished.finishes(folder)
     assert not last.exists(), "a slow reader that still judges the old file would set the new one aside"
+
+
+def test_a_marker_of_an_earlier_version_counts_by_its_sha256(tmp_path):
+    checkpoint = ChunkCheckpoint(tmp_path, "identity", "chunk_1", 1)
+    path = checkpoint.commit([Batch(torch.tensor([0]), torch.tensor([0], dtype=torch.uint8), torch.tensor([3]), {"representations/3/mean": torch.ones(1, 4)})])
+    marker_of(path).write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+    assert list(checkpoint.good_batches().values()) == [[0]]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert not checkpoint.good_batches() and not path.exists()

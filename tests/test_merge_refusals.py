@@ -5,10 +5,14 @@ import os
 import shutil
 
 import h5py
+import numpy as np
 import pytest
 
+import merge_chunks
+from protembed import cli
 from protembed.anchor import CONTENT, NAME
 from protembed.checkpoint_folder import read_failures
+from protembed.hdf5 import create_contiguous
 from protembed.layout import failures_path
 from protembed.merging import VectorFiles
 from protembed.records import read_records
@@ -146,6 +150,30 @@ def test_no_shard_with_a_vector_of_a_damaged_file_gets_its_name(run, weights, tm
 def test_a_number_that_float16_cannot_hold_in_a_damaged_file_is_damage_and_not_a_bad_option(run, weights, tmp_path):
     chunks = damaged_where_the_first_record_is(run, tmp_path, 1e30)
     refused(run, weights, tmp_path, 68, "dataset representations/3/mean was damaged", "--store-dtype", "float16", chunks=chunks)
+
+
+@pytest.mark.parametrize("shards", [1, 20])
+def test_a_damaged_width_is_damage_and_no_traceback(run, weights, tmp_path, shards):
+    chunks = damaged_where_the_first_record_is(run, tmp_path, 1.0)
+    bad = next(path for path in chunks if path.parent == tmp_path)
+    with h5py.File(bad, "r+") as file:
+        stored, checksum = file["representations/3/mean"][:], file["representations/3/mean"].attrs["xxh3_128"]
+        del file["representations/3/mean"]
+        create_contiguous(file, "representations/3/mean", (len(stored), stored.shape[1] - 1), np.float32)[...] = stored[:, 1:]
+        file["representations/3/mean"].attrs["xxh3_128"] = checksum
+    refused(run, weights, tmp_path, 68, "dataset representations/3/mean was damaged", "--shards", shards, chunks=chunks)
+
+
+def test_the_more_layers_the_fewer_records_are_in_memory_at_once(run, weights, tmp_path, monkeypatch):
+    """Here mean, bos and per_tok of two layers."""
+    block, seen = VectorFiles.block, []
+    monkeypatch.setattr(merge_chunks, "RESIDUES_PER_BLOCK", 600)
+    monkeypatch.setattr(merge_chunks, "RECORDS_PER_BLOCK", 12)
+    monkeypatch.setattr(VectorFiles, "block", lambda *given: seen.append(block(*given)) or seen[-1])
+    given = ["--records", run / "records.tsv", "--weights", weights / "weights.json", "--outdir", tmp_path]
+    assert cli.run(merge_chunks.Options, merge_chunks.main, list(map(str, [*(run / "vectors").glob("*.h5"), *given]))) == 0
+    assert all(len(some.ids) == 1 or (some.residues.sum() <= 300 and len(some.ids) <= 3) for some in seen)
+    assert max(len(some.ids) for some in seen) == 3
 
 
 def test_vectors_of_another_sequence_under_a_record_are_noticed(run, weights, tmp_path):

@@ -11,6 +11,7 @@ A batch without a marker may belong to a writer that is still alive: it is left 
 A batch whose marker does not match, or that holds something else, is rotten: it is moved to set_aside/ and computed again.
 """
 
+import hashlib
 import io
 import re
 from pathlib import Path
@@ -29,6 +30,7 @@ from protembed.layout import batch_path, marker_of
 from protembed.marker import marker_text, vouched_digest
 
 FORMAT = "protembed-batch 2"
+SHA256_DIGITS = 64  # markers of earlier versions: what they stand for is not computed again
 _NUMBER = re.compile(r"batch_(\d+)\.pt\b")  # of a batch, its marker, or what was set aside of them
 
 
@@ -86,7 +88,9 @@ class ChunkCheckpoint:
         return batch
 
     def _judge(self, marker: str, content: bytes) -> "tuple[str, Optional[Batch]]":
-        if xxh3_128(content).hexdigest() != vouched_digest(marker):
+        wanted = vouched_digest(marker)
+        digest = hashlib.sha256 if len(wanted) == SHA256_DIGITS else xxh3_128
+        if digest(content).hexdigest() != wanted:
             return "its digest is not the marker's", None
         try:
             stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -35,6 +35,8 @@ class VectorFile(Protocol):
 
     def check_vectors(self) -> None: ...
 
+    def width(self, name: str) -> int: ...
+
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray: ...
 
 
@@ -50,6 +52,7 @@ class VectorFiles:
         self._files = list(files.values())
         self._used: Set[int] = set()  # codes
         self.names: List[str] = []
+        self.widths: Dict[str, int] = {}  # vector dataset -> D
         if not files:
             return  # refuse_nothing() or ledger.count() will say why
         self.identity = self._files[0].identity
@@ -57,6 +60,7 @@ class VectorFiles:
             if file.identity != self.identity:
                 raise ForeignFile(f"{name} was made by another recipe: {'; '.join(differences(self.identity, file.identity))}")
         self.names = vector_names(self.identity.repr_layers, self.identity.include)
+        self.widths = {name: self._files[0].width(name) for name in self.names}
 
     def refuse_nothing(self, blocks: Iterable[RecordColumns]) -> None:
         """Where there is no file: BadInput when no record was to be embedded, Incomplete when there is no word of those that were."""
