@@ -18,7 +18,7 @@ from typing import Callable, Iterator, List, Tuple
 
 from protembed.chunk_file import open_chunk_file
 from protembed.cli import exit_code_of, log, run
-from protembed.errors import CorruptStore, ForeignFile, Incomplete
+from protembed.errors import CorruptStore, ForeignFile, Incomplete, Transient
 from protembed.identity import Identity, differences
 from protembed.layout import CHUNK_FORMAT, FORMAT
 from protembed.ledger import read_ledger
@@ -27,6 +27,7 @@ from protembed.store import check_embeddings
 
 # Processor time for one file, beyond which HDF5 is taken to turn in circles on a damage: seconds, and bytes per second.
 SECONDS, SLOWEST = 60, 10_000_000
+OF_HDF5 = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGXCPU")  # how a damage ends it
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,16 @@ def described(row) -> str:
 
 
 def in_a_process(path: Path, call: Callable[[], int]) -> int:
-    """What `call` returns; CorruptStore when a signal ends it: HDF5 itself dies on some damages, or turns in circles."""
+    """What `call` returns; CorruptStore when it dies of itself, as HDF5 does on some damages, or turns in circles. Transient when it is killed."""
+    seconds, (soft, hard) = processor_seconds(path), resource.getrlimit(resource.RLIMIT_CPU)
+    users_own = 0 <= soft <= seconds  # infinity is negative
     child = os.fork()
     if child == 0:
         code = 1
         try:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            seconds = processor_seconds(path)
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            if not users_own:
+                resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
             code = call()
         except BaseException:
             traceback.print_exc()
@@ -92,7 +95,10 @@ def in_a_process(path: Path, call: Callable[[], int]) -> int:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        raise CorruptStore(f"{path.name} is damaged: HDF5 itself fails on it ({signal.Signals(os.WTERMSIG(status)).name})")
+        name = signal.Signals(os.WTERMSIG(status)).name
+        if name not in OF_HDF5 or (name == "SIGXCPU" and users_own):
+            raise Transient(f"the check of {path.name} was ended from outside ({name}): for want of memory or time? Nothing is known of the file")
+        raise CorruptStore(f"{path.name} is damaged: HDF5 itself fails on it ({name})")
     return os.WEXITSTATUS(status)
 
 

@@ -63,9 +63,17 @@ def listed(words: List[str]) -> str:
     return ",".join(",".join(words).split(","))
 
 
+def make(folder: Path) -> None:
+    """Unless it is there; BadOption when it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadOption(f"{folder} cannot be made ({error.strerror}); give --output or --weights-dir another place") from error
+
+
 def anchor_in(folder: Path) -> str:
     """The folder, with its anchor file (main.nf does the same)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
     if not (folder / NAME).exists():
         write_text(folder / NAME, CONTENT)
     return str(folder / NAME)
@@ -104,7 +112,7 @@ def main(options: Options) -> None:
     work = output.with_name(output.name + ".work")
     steps = options_of_steps(options, work)
     embed_chunk.Options("", **steps["embed"])  # a bad option is told before the input is read
-    work.mkdir(parents=True, exist_ok=True)
+    make(work)
     split_fasta.main(steps["split"])
     fetch_weights.main(steps["fetch"])
     chunks = []

@@ -8,6 +8,7 @@ parquet        columns id, length, embedding (D numbers); needs pyarrow
 h5ad           AnnData: X (N, D), obs with length and flags, uns with model, layer and digests
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,9 @@ def main(options: Options) -> None:
     output = Path(options.output or source.with_suffix(SUFFIXES[options.layout]))
     if output.resolve() == source.resolve():
         raise BadOption(f"--output {output} is the file that is read; name another")
+    if output.is_dir() or not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+        found = "is a folder" if output.is_dir() else f"cannot be made: {output.parent} is no folder, or not yours to write in"
+        raise BadOption(f"--output {output} {found}; name a file")
     with open_embeddings(source) as embeddings:
         layer = layer_meant(options.layer, embeddings.identity.repr_layers)
         try:

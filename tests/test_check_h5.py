@@ -44,6 +44,12 @@ def test_good_files_are_exit_0_and_said_to_be_whole(result, chunk):
     assert "embeddings.h5 is whole: 16 records, model hostile.pt" in done.stderr and f"{chunk.name} is whole" in done.stderr
 
 
+def test_a_file_of_an_older_version_is_not_called_damaged(result, tmp_path):
+    with h5py.File(shutil.copy(result, tmp_path / "old.h5"), "r+") as file:
+        del file["flags"].attrs["xxh3_128"]
+    refused(68, "dataset flags has no checksum, or that of an older version", tmp_path / "old.h5")
+
+
 def content(path):
     """All that a reader can get from a file, as text."""
     with h5py.File(path) as file:

@@ -25,6 +25,12 @@ def test_a_plain_fasta_becomes_the_pipelines_file_with_its_ids_and_fair_esms_val
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "keep", "x.h5", "x.h5.ledger.tsv"], said
 
 
+def test_a_place_that_cannot_be_made_is_a_bad_option(tmp_path, hostile_pt):
+    fasta = write_fasta(tmp_path / "in.fasta", ["MKV"])
+    done = run_inside("embed_fasta.py", fasta, "--model", hostile_pt, "--output", fasta / "x.h5", check=False)
+    assert done.returncode == 78 and "in.fasta/x.h5.work" in done.stderr and "cannot be made (Not a directory)" in done.stderr
+
+
 def test_esm_extracts_options_mean_here_what_they_mean_there(tmp_path, hostile_pt):
     fasta = write_fasta(tmp_path / "in.fasta", make_proteins([30, 90], seed=3))
     theirs = ["--repr_layers", "0", "2", "-1", "--include", "mean", "per_tok", "bos", "--toks_per_batch", "64", "--truncation_seq_length", "50"]

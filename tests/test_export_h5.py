@@ -1,5 +1,7 @@
 """Every layout is read back by the program that it is for."""
 
+import errno
+
 import anndata
 import h5py
 import numpy as np
@@ -38,6 +40,25 @@ def test_means_beside_an_earlier_export_of_residues_have_no_offsets_and_npy_is_a
     export(result, tmp_path / "run.2024.npy", "--layout", "npy", "--kind", "per_tok")
     assert np.array_equal(np.load(export(result, tmp_path / "run.2024.npy", "--layout", "npy")), embeddings.mean())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.2024.ids.txt", "run.2024.npy"]
+
+
+def test_an_export_that_fails_leaves_no_array_whose_ids_are_those_of_another(result, tmp_path, monkeypatch):
+    export(result, tmp_path / "mean.npy", "--layout", "npy")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    assert run_inside("export_h5.py", result, "--output", tmp_path / "mean.npy", "--layout", "npy", check=False).returncode == 75
+    assert not (tmp_path / "mean.npy").exists()
+
+
+@pytest.mark.parametrize("output, words", [("", "is a folder"), ("nowhere/out.h5", "is no folder"), ("file/out.h5", "is no folder")])
+def test_a_place_that_cannot_be_written_is_a_bad_option(result, tmp_path, output, words):
+    (tmp_path / "file").write_text("")
+    done = run_inside("export_h5.py", result, "--output", tmp_path / output, check=False)
+    assert done.returncode == 78 and words in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_parquet_is_read_by_pyarrow(result, embeddings, tmp_path, monkeypatch):
