@@ -50,7 +50,7 @@ workflow {
     // One constant file in each folder that outlives tasks: staged as an input, it gets its folder mounted in containers.
     work_dir    = workFolder(workflow.workDir)
     checkpoints = checkpointAnchor(chosen.checkpoint_dir, work_dir, fusionIsOn())
-    downloads   = downloadAnchor(chosen.weights_dir, work_dir, fusionIsOn())
+    downloads   = isLocalModel(chosen.model) || chosen.model.startsWith('random:') ? [] : downloadAnchor(chosen.weights_dir, work_dir, fusionIsOn())
     notes       = freshNotes(checkpoints, workflow.sessionId)
 
     inputs  = inputsOf(chosen.input)

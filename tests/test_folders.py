@@ -48,6 +48,17 @@ def test_a_folder_given_by_bucket_dir_is_where_tasks_of_a_cloud_work(tmp_path, p
 
 @pytest.mark.nextflow
 @pytest.mark.parametrize("parser", PARSERS)
+def test_a_weights_dir_that_cannot_be_written_matters_to_downloads_alone_and_is_told_in_a_sentence(tmp_path, hostile_pt, parser):
+    (tmp_path / "file").write_text("")
+    given = [*basic(tmp_path, hostile_pt), "-stub-run", "--weights_dir", tmp_path / "file" / "weights"]
+    assert run_pipeline(tmp_path, *given, parser=parser).submitted()["FETCH_WEIGHTS"] == 1
+    run = run_pipeline(tmp_path, *given, "--model", "esm2_t6_8M_UR50D", parser=parser, check=False)
+    assert run.code != 0 and not run.submitted()
+    assert f"{tmp_path}/file/weights cannot be written" in run.output and "give --weights_dir" in run.output
+
+
+@pytest.mark.nextflow
+@pytest.mark.parametrize("parser", PARSERS)
 def test_a_folder_to_run_in_may_have_brackets_in_its_name(tmp_path, hostile_pt, parser):
     """Which make a pattern of it to Nextflow. So may an input, and what a samplesheet names."""
     (tmp_path / "run [1]").mkdir()

@@ -129,9 +129,13 @@ def test_what_a_scheduler_is_asked_for_stands_in_the_launcher_of_the_task(tmp_pa
     assert sum("select=" in line for line in lines) == (profile == "pbs")
 
 
-@pytest.mark.parametrize("parser, model, memory", [("v1", "random:esm2_t36_3B_UR50D", 24), ("v1", "esm2_t48_15B_UR50D", 80), ("v2", "/data/esm2_t36_3B_UR50D.pt", 24)])
+LARGE = [("v1", "random:esm2_t36_3B_UR50D", 24), ("v1", "esm2_t48_15B_UR50D", 80), ("v2", "/data/esm2_t36_3B_UR50D.pt", 24)]
+
+
+@pytest.mark.parametrize("parser, model, memory", LARGE)
 def test_a_task_with_a_large_model_asks_for_the_memory_that_its_weights_take(tmp_path, parser, model, memory):
-    run_pipeline(tmp_path, "-profile", "gpu,pbs", "--model", model, "-process.errorStrategy", "terminate", main=HEADERS, parser=parser, check=False)
+    given = ["-profile", "gpu,pbs", "--model", model, "-process.errorStrategy", "terminate"]
+    run_pipeline(tmp_path, *given, main=HEADERS, parser=parser, check=False)
     (launcher,) = tmp_path.glob("work/*/*/.command.run")
     assert f":mem={memory * 1024}mb:" in launcher.read_text()
 

@@ -18,8 +18,7 @@ def usable_device(name: str, dtype: str = "float32") -> torch.device:
     Transient when it is not there or does not work, BadOption when it cannot compute in this dtype.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        needs = f"CUDA {torch.version.cuda}" if torch.version.cuda else "a CUDA build of it, this one has none"
-        raise Transient(f"no CUDA GPU is in sight: none was given to this task, or its driver is too old for torch {torch.__version__}, which needs {needs} {HELP}")
+        raise Transient(f"no CUDA GPU is in sight: none is given to this task, or its driver is too old for torch {torch.__version__} {HELP}")
     if name == "cuda":
         try:
             torch.zeros(1, device=name).add_(1).item()

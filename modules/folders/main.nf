@@ -48,12 +48,17 @@ def fusionIsOn() {
 // The anchor file of a folder, made with its folder when it is not there yet (bin/protembed/anchor.py reads it).
 // Written in place: a kill in between leaves an empty file, which the next run writes anew and no task accepts.
 def anchorIn(folder) {
-    def home = System.getProperty('user.home')
+    def home = System.getenv('HOME') ?: System.getProperty('user.home')
     def anchor = file("${folder.toString().replaceFirst(/^~(?=\/|$)/, home)}/.protembed-anchor", glob: false)
     def content = 'protembed keeps files beside this one; leave it here.\n'
     if( !anchor.exists() || anchor.text != content ) {
         anchor.parent.mkdirs()
-        anchor.text = content
+        try {
+            anchor.text = content
+        }
+        catch( IOException refused ) {
+            error("${anchor.parent} cannot be written (${refused.message}): give --weights_dir or --checkpoint_dir a folder that can, and that all nodes see")
+        }
     }
     return anchor
 }
