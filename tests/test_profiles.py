@@ -157,6 +157,12 @@ def test_google_batch_gets_a_type_of_gpu_and_an_institute_has_the_last_word(tmp_
         assert f"asked: 1 nvidia-tesla-t4 {machine} theirs" in run.output
 
 
+@pytest.mark.parametrize("registry, server", [("lab.azurecr.io", "lab.azurecr.io"), ("lab.azurecr.io/protembed", "lab.azurecr.io")])
+def test_images_come_from_the_registry_that_is_named_which_azure_must_know(tmp_path, registry, server):
+    given = ["-profile", "azurebatch,gpu", "--container_registry", registry, "-process.executor", "local"]
+    assert f"from: {registry}/protembed-embed:0.1.0 {server}" in run_pipeline(tmp_path, *given, main=HEADERS).output
+
+
 def test_a_run_under_an_institutes_profile_goes_through(tmp_path, hostile_pt):
     institute(tmp_path)
     run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--custom_config_base", tmp_path, "-profile", "institute", "-stub-run")

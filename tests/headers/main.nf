@@ -5,7 +5,10 @@ process EMBED_CHUNK {
     debug true
 
     script:
-    "echo 'asked: ${[task.accelerator?.request, task.accelerator?.type, task.machineType, task.queue].join(' ')}'"
+    """
+    echo 'asked: ${[task.accelerator?.request, task.accelerator?.type, task.machineType, task.queue].join(' ')}'
+    echo 'from: ${nextflow.Global.session.config.docker?.registry}/${task.container} ${nextflow.Global.session.config.azure?.registry?.server}'
+    """
 }
 
 workflow {
