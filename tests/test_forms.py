@@ -70,12 +70,13 @@ def test_a_number_beyond_float16_is_refused_by_record_and_not_stored_as_infinity
 def test_blocks_hold_the_records_in_order_no_more_residues_than_asked_for_and_one_shard_each():
     lengths = np.array([5, 5, 30, 1, 1, 1, 1, 9, 2, 0, 0])
 
-    def cut(shard_rows, first_row=0):
-        some = [lengths[part].tolist() for part in parts(lengths, 10, first_row, shard_rows)]
+    def cut(shard_rows, first_row=0, records=100):
+        some = [lengths[part].tolist() for part in parts(lengths, 10, records, first_row, shard_rows)]
         assert sum(some, []) == lengths.tolist()
         return some
 
     assert cut(100) == [[5, 5], [30], [1, 1, 1, 1], [9], [2, 0, 0]]
+    assert cut(100, records=2) == [[5, 5], [30], [1, 1], [1, 1], [9], [2, 0], [0]]
     assert cut(4) == [[5, 5], [30], [1], [1, 1, 1], [9], [2, 0, 0]]
     assert cut(4, first_row=3) == [[5], [5], [30], [1, 1], [1, 1], [9], [2], [0, 0]]
-    assert list(parts(lengths[:0], 10, 0, 4)) == []
+    assert list(parts(lengths[:0], 10, 100, 0, 4)) == []
