@@ -48,6 +48,7 @@ def test_memory_grows_after_a_kill_for_want_of_it_and_time_after_a_time_limit_an
     grown = {code: [(row["memory"], row["time"]) for row in tried[f"ENDS_WITH ({code})"]] for code in RETRIED}
     once = ("4 GB", "12h")
     assert {code: after for code, (before, after) in grown.items() if before == once and after != once} == {
+        130: ("8 GB", "12h"),  # LSF
         137: ("8 GB", "12h"),
         247: ("8 GB", "12h"),
         140: ("4 GB", "1d"),
