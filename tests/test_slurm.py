@@ -129,6 +129,7 @@ def test_a_job_that_its_time_limit_ends_goes_on_in_the_next(tmp_path, slow, undi
     wait_for(lambda: "Execution is retried (1)" in (tmp_path / "console.txt").read_text(), still=lambda: run.poll() is None)
     gate.touch()
     check_the_retried_run(tmp_path, run, undisturbed)
+    assert "exit status (140)" in (tmp_path / "console.txt").read_text(), "it was ended by something else than SLURM's warning of the limit"
 
 
 def test_codes_that_only_a_scheduler_or_a_cloud_can_give_are_retried(tmp_path):
