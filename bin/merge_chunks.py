@@ -35,7 +35,6 @@ from protembed.vector_rows import Form
 
 MOST_SHARDS = 10_000
 RECORDS_PER_BLOCK = 4096  # with one vector each; of more there are fewer
-OTHER_FILES = 32  # open at once, besides the chunks'
 RESIDUES_PER_BLOCK = 1 << 15  # with a vector per residue: 168 MB of width 1280, of which two are in memory; a longer record is a block by itself
 NO_LIMIT = 1 << 60  # room for a sum in 64 bits
 Writer = Union[EmbeddingsWriter, ShardedWriter]
@@ -158,7 +157,7 @@ def creating(path: Path, sizes: Sizes, form: Form, shards: List[Sizes], attribut
 def main(options: Options) -> None:
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    allow_open_files(2 * len(options.chunks) + OTHER_FILES)
+    allow_open_files(2 * len(options.chunks))
     with ExitStack() as stack:
         by_name = open_all(options, stack)
         identity = next((file.identity.digest for file in by_name.values()), "")

@@ -3,9 +3,8 @@
 import h5py
 import numpy as np
 
-from protembed.errors import CorruptStore
 from protembed.hdf5 import Place
-from protembed.seals import BLOCK_BYTES, CHECKSUM, started_checksum
+from protembed.seals import BLOCK_BYTES, CHECKSUM, compare, started_checksum
 
 
 class CheckedRows:
@@ -31,8 +30,7 @@ class CheckedRows:
     def check(self, file_name: str) -> None:
         """CorruptStore unless the dataset's checksum is that of all its rows."""
         self._hash_until(self._rows)
-        if self._digest.hexdigest() != self._wanted:
-            raise CorruptStore(f"{file_name}: dataset {self._name} was damaged after it was written")
+        compare(self._wanted, self._digest.hexdigest(), self._name, file_name)
 
     def _hash_until(self, row: int) -> None:
         most = max(1, BLOCK_BYTES // (self.width * self.dtype.itemsize))

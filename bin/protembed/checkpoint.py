@@ -2,7 +2,7 @@
 
     <root>/<identity>/<chunk>/batch_00000.pt        rows and their vectors
     <root>/<identity>/<chunk>/batch_00000.pt.done   "<XXH3, 128 bits>  batch_00000.pt", written after the data is durable; a second
-                                                    line, a comment to xxhsum, says how much that was (for progress)
+                                                    line, which xxhsum passes over, says how much that was (for progress)
 
 A row counts as done when its batch has a marker and the marker's digest matches. The set of such pairs is the manifest.
 Several writers may share a folder (an orphaned task and its successor): names are never overwritten and numbers never

@@ -73,7 +73,7 @@ def write_per_accession(output: Path, names: List[str], chosen: Selection) -> No
 def write_npy(output: Path, names: List[str], chosen: Selection) -> None:
     """The array as numpy saves it, ids beside it, and offsets when a record has many rows. `output` ends in .npy.
 
-    It comes last: while it is not there, or not yet, the others are those of no array.
+    It comes last: while it is not there, the others belong to no array.
     """
     output.unlink(missing_ok=True)  # of an earlier export, whose rows were others; and so may its offsets be
     write_text(output.with_suffix(".ids.txt"), "".join(f"{name}\n" for name in names))

@@ -18,6 +18,7 @@ import numpy as np
 
 from protembed.errors import BadOption, CorruptStore, Transient
 
+OTHER_FILES = 32  # that a process may have open at once, whatever it is there for
 CHUNK_BYTES = 1 << 16  # of a compressed dataset: four times as large saves 2 %, and one row takes three times as long (benchmarks/storing.py)
 
 
@@ -59,7 +60,8 @@ class _Enduring(io.FileIO):
 
 
 def allow_open_files(count: int) -> None:
-    """Let this process have so many files open at once; BadOption when the system does not."""
+    """Let this process have so many files open at once, besides the few of any; BadOption when the system does not."""
+    count += OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and count > hard:
         raise BadOption(f"{count} files are to be open at once, and the limit is {hard}; raise it (ulimit -Hn), or make fewer chunks (--chunk_residues)")

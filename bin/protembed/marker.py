@@ -1,4 +1,4 @@
-"""The text of a marker: two lines, the second a comment to `xxhsum --check`. Standard library only.
+"""The text of a marker: two lines, of which `xxhsum --check` passes over the second. Standard library only.
 
 <XXH3, 128 bits>  batch_00000.pt
 # 512 sequences, 161203 residues, 29.8 seconds, attempt 1

@@ -23,8 +23,6 @@ from protembed.identity import Identity
 from protembed.layout import CONTACTS, FORMAT, KINDS, Flag, is_ragged, offsets_name, vector_name, vector_names
 from protembed.seals import check_shards, damage_named, opened, shard_paths
 
-OTHER_FILES = 32  # open at once, besides shards
-
 
 def open_embeddings(path: Union[str, Path], verify: bool = False) -> "Embeddings":
     """Open a finished embeddings.h5 of format 1; it closes as a context manager or by close().
@@ -52,7 +50,7 @@ class Embeddings:
                 self.attributes: Dict[str, object] = dict(self._file.attrs)
                 self.identity = Identity.from_json(self.attributes["recipe"])
                 self.names = vector_names(self.identity.repr_layers, self.identity.include)
-                allow_open_files(len(shard_paths(self._file, path)) + OTHER_FILES)
+                allow_open_files(len(shard_paths(self._file, path)))
                 self._arrays = {name: mapped(self._file[name], self.path) for name in [*self.names, "lengths", "flags", "sha256"]}
                 check_shards(self._file, path)  # again: they are open now, and another run may have put others in their place meanwhile
         except BaseException:

@@ -96,9 +96,14 @@ def check_seal(file: h5py.File, name: str, later: Collection[str] = ()) -> None:
 
 def check_dataset(file: h5py.File, dataset: str, name: str) -> None:
     """CorruptStore unless the dataset's checksum is that of what it holds."""
-    if CHECKSUM not in file[dataset].attrs:
+    compare(file[dataset].attrs.get(CHECKSUM), checksum_of(file[dataset]), dataset, name)
+
+
+def compare(wanted: Optional[str], found: str, dataset: str, name: str) -> None:
+    """CorruptStore unless the checksum that stands beside a dataset, if one does, is what was found."""
+    if wanted is None:
         raise CorruptStore(f"{name}: dataset {dataset} has no checksum, or that of an older version of protembed; make the file anew")
-    if file[dataset].attrs.get(CHECKSUM) != checksum_of(file[dataset]):
+    if wanted != found:
         raise CorruptStore(f"{name}: dataset {dataset} was damaged after it was written")
 
 
@@ -140,8 +145,8 @@ def _open_by_its_name(path: Path, locking: Optional[bool]) -> h5py.File:
     with contextlib.ExitStack() as closing:
         file = closing.enter_context(h5py.File(path, "r", locking=locking))
         shards = shard_paths(file, path)
-        for shard in filter(Path.exists, shards):
-            h5py.File(shard, "r", locking=locking).close()
+        for shard in filter(Path.exists, shards if locking is None else ()):
+            h5py.File(shard, "r").close()
         if all(shard.parent == path.parent for shard in shards):
             closing.pop_all()
             return file
