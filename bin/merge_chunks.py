@@ -11,6 +11,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import IO, ContextManager, Dict, Iterable, Iterator, List, Union
 
@@ -20,23 +21,21 @@ from protembed import __version__
 from protembed.anchor import folder_of
 from protembed.atomic import write_text, writing_table
 from protembed.attempts import is_anothers
+from protembed.beside import beside_if_large
 from protembed.checkpoint_folder import read_failures, remove_checkpoint
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import BadOption, Incomplete
 from protembed.hdf5 import allow_open_files
-from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, is_ragged, rows_of, shard_names
+from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, rows_of, shard_names
 from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, Totals, count
 from protembed.merging import VectorFiles
 from protembed.reading import Embeddings, open_embeddings
-from protembed.records import EARLIER, read_columns
+from protembed.records import EARLIER, RecordBlock, read_columns
 from protembed.store import EmbeddingsWriter, ShardedWriter, Sizes, creating_embeddings, creating_shards
 from protembed.vector_rows import Form
 
 MOST_SHARDS = 10_000
-RECORDS_PER_BLOCK = 4096  # with one vector each; of more there are fewer
-RESIDUES_PER_BLOCK = 1 << 15  # with a vector per residue: 168 MB of width 1280, of which two are in memory; a longer record is a block by itself
-NO_LIMIT = 1 << 60  # room for a sum in 64 bits
 Writer = Union[EmbeddingsWriter, ShardedWriter]
 
 
@@ -63,37 +62,19 @@ class Options:
             raise BadOption(f"--shards must be from 1 to {MOST_SHARDS}, found {self.shards}")
 
 
-def parts(residues: np.ndarray, most_residues: int, most_records: int, first_row: int, shard_rows: int) -> Iterator[slice]:
-    """Consecutive records of (n,) embedded residues each: at most so many of them (a record with more residues is alone), and of one shard."""
-    start, ends = 0, np.cumsum(residues)
-    while start < len(residues):
-        fitting = int(np.searchsorted(ends, most_residues + (ends[start - 1] if start else 0), "right"))
-        stop = min(max(start + 1, fitting), start + most_records, start + shard_rows - (first_row + start) % shard_rows)
-        yield slice(start, stop)
-        start = stop
-
-
-def write_all(writer: Writer, outcomes: Iterable[Outcomes], files: VectorFiles, shard_rows: int, ledger: IO[str], failed: IO[str]) -> None:
-    """Stream vectors and lines, a block of records at a time."""
+def accounted(outcomes: Iterable[Outcomes], ledger: IO[str], failed: IO[str]) -> Iterator[RecordBlock]:
+    """Write the lines of all records, and yield those that have vectors."""
     ledger.write(HEADER)
     failed.write(FAILED_HEADER)
-    row, ragged = 0, sum(map(is_ragged, files.names))
-    most = RESIDUES_PER_BLOCK // ragged if ragged else NO_LIMIT, RECORDS_PER_BLOCK // max(1, len(files.names) - ragged)
+    row = 0
     for some in outcomes:
         ledger.write(some.lines(row))
         failed.write(some.failed_lines())
-        embedded = np.flatnonzero(some.has_vector)
-        for part in parts(some.residues[embedded], *most, row, shard_rows):
-            try:
-                block = files.block(some, embedded[part])
-                if (row + part.stop) % shard_rows == 0 or writer.room == len(block.ids):  # a shard that is full gets its name
-                    files.check_used()
-                writer.append(block)
-            except Exception:  # numbers that float16 cannot hold, shapes that do not fit: in a damaged file any may stand
-                files.check_used()
-                raise
-        row += len(embedded)
-    files.check_all()
+        block = some.with_vectors()
+        row += len(block.ids)
+        yield block
+    ledger.flush()  # in a process beside, nobody else would
+    failed.flush()
 
 
 def sizes_of_shards(outcomes: Iterable[Outcomes], whole: Sizes, shard_rows: int) -> List[Sizes]:
@@ -147,11 +128,11 @@ def open_all(options: Options, stack: ExitStack) -> Dict[str, Union[ChunkFile, E
     return files
 
 
-def creating(path: Path, sizes: Sizes, form: Form, shards: List[Sizes], attributes: Dict[str, object]) -> ContextManager[Writer]:
+def creating(path: Path, sizes: Sizes, form: Form, files: VectorFiles, shards: List[Sizes], attributes: Dict[str, object]) -> ContextManager[Writer]:
     """A writer of `path`, in shards where there are several."""
     if len(shards) < 2:
-        return creating_embeddings(path, sizes, form)
-    return creating_shards(path, sizes, form, dict(zip(shard_names(path, len(shards)), shards)), attributes)
+        return creating_embeddings(path, sizes, form, files)
+    return creating_shards(path, sizes, form, files, dict(zip(shard_names(path, len(shards)), shards)), attributes)
 
 
 def main(options: Options) -> None:
@@ -172,15 +153,16 @@ def main(options: Options) -> None:
         verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
         attributes = dict(run_attributes(files, totals, options), verify=json.dumps(verdict))
         tables = [outdir / "ledger.tsv", outdir / "failed.tsv" if attributes["n_skipped"] else Path(os.devnull)]
-        ledger, failed = (stack.enter_context(writing_table(path)) for path in tables)
+        lines = [stack.enter_context(writing_table(path)) for path in tables]
         sizes = Sizes(totals.embedded, totals.embedded_residues, totals.pairs, files.widths, totals.has_samples)
-        shard_rows = max(1, -(-sizes.records // options.shards))
-        shards = sizes_of_shards(outcomes(), sizes, shard_rows) if options.shards > 1 else []
-        with creating(outdir / "embeddings.h5", sizes, Form(options.store_dtype, options.compression), shards, attributes) as writer:
-            write_all(writer, outcomes(), files, shard_rows, ledger, failed)
-            writer.finish(attributes)
-            if writer.coverage() != coverage:
+        shards = sizes_of_shards(outcomes(), sizes, -(-sizes.records // options.shards)) if options.shards > 1 and sizes.records else []
+        blocks = beside_if_large(partial(accounted, outcomes(), *lines), Path(options.records).stat().st_size)
+        with creating(outdir / "embeddings.h5", sizes, Form(options.store_dtype, options.compression), files, shards, attributes) as writer:
+            for block in blocks:
+                writer.append(block)
+            if writer.finish(attributes) != coverage:
                 raise Incomplete("the ids or sequences of embeddings.h5 are not those of the input; please report it")
+            files.check_all()
     write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict), indent=2) + "\n")
     if options.anchor and not options.keep_checkpoints:
         for name in files.by_name:

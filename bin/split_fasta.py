@@ -18,7 +18,7 @@ from typing import Callable, Iterator, List, Tuple
 import numpy as np
 
 from protembed.atomic import write_text
-from protembed.beside import beside
+from protembed.beside import beside_if_large
 from protembed.borders import chunk_residues_for
 from protembed.checking import RecordChecker
 from protembed.chunking import writing_chunks
@@ -30,7 +30,6 @@ from protembed.sampling import Sampler
 from protembed.shapes import LONGEST_CHUNK, bounds_of_chunks, guessed_shape
 from protembed.windows import POLICIES, window_count
 
-READ_BESIDE = 1 << 24  # bytes of input from which on a second process, that reads and unpacks it, repays its start
 LARGEST_NUMBER = 1 << 50  # of an option; products of two lengths stay within 64 bits where sequences are of this world
 
 
@@ -86,8 +85,8 @@ def read_all(options: Options, checker: RecordChecker) -> Iterator[CheckedRecord
         raise BadOption(f"--samples names {len(samples)} samples for {len(options.fasta)} files")
     paths = [Path(path) for path in options.fasta]
     reading = partial(read_files, paths)
-    is_large = sum(path.stat().st_size for path in paths if path.exists()) >= READ_BESIDE
-    for number, blocks in groupby(beside(reading) if is_large else reading(), key=itemgetter(0)):
+    size = sum(path.stat().st_size for path in paths if path.exists())
+    for number, blocks in groupby(beside_if_large(reading, size), key=itemgetter(0)):
         checker.begin(paths[number], samples[number])
         for _, titles, residues in blocks:
             records = checker.check(titles, residues)

@@ -11,6 +11,7 @@ from itertools import count
 import pytest
 
 import split_fasta
+from protembed import beside as module
 from protembed.beside import beside
 from protembed.errors import BadInput, Transient
 from tests.conftest import BIN, make_proteins, write_fasta
@@ -78,7 +79,7 @@ def test_the_process_ends_by_itself_when_the_one_that_listens_is_killed():
 
 
 def split(monkeypatch, least, folder, *files):
-    monkeypatch.setattr(split_fasta, "READ_BESIDE", least)
+    monkeypatch.setattr(module, "LEAST_BYTES", least)
     split_fasta.main(split_fasta.Options(list(map(str, files)), outdir=str(folder), duplicate_ids="rename", chunk_residues=20000, sample=16))
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

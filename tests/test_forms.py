@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from merge_chunks import parts
 from protembed import store
+from protembed.merging import VectorFiles, parts
 from protembed.reading import Embeddings
 from protembed.shapes import Shape
 from protembed.store import check_embeddings
@@ -45,7 +45,9 @@ def test_a_compressed_file_is_read_as_any_other(run, weights, tmp_path):  # noqa
 
 
 def test_an_empty_result_can_be_compressed(tmp_path):
-    with store.creating_embeddings(tmp_path / "embeddings.h5", store.Sizes(0, 0, 0, {"representations/1/mean": 8}, False), Form("float32", "gzip")) as writer:
+    with store.creating_embeddings(
+        tmp_path / "embeddings.h5", store.Sizes(0, 0, 0, {"representations/1/mean": 8}, False), Form("float32", "gzip"), VectorFiles({}, {})
+    ) as writer:
         writer.finish({"note": "nothing"})
     with h5py.File(tmp_path / "embeddings.h5") as file:
         assert file["embeddings"].shape == (0, 8)
@@ -67,16 +69,8 @@ def test_a_number_beyond_float16_is_refused_by_record_and_not_stored_as_infinity
     merge(tmp_path, tmp_path / "weights", tmp_path / "out")
 
 
-def test_blocks_hold_the_records_in_order_no_more_residues_than_asked_for_and_one_shard_each():
-    lengths = np.array([5, 5, 30, 1, 1, 1, 1, 9, 2, 0, 0])
-
-    def cut(shard_rows, first_row=0, records=100):
-        some = [lengths[part].tolist() for part in parts(lengths, 10, records, first_row, shard_rows)]
-        assert sum(some, []) == lengths.tolist()
-        return some
-
-    assert cut(100) == [[5, 5], [30], [1, 1, 1, 1], [9], [2, 0, 0]]
-    assert cut(100, records=2) == [[5, 5], [30], [1, 1], [1, 1], [9], [2, 0], [0]]
-    assert cut(4) == [[5, 5], [30], [1], [1, 1, 1], [9], [2, 0, 0]]
-    assert cut(4, first_row=3) == [[5], [5], [30], [1, 1], [1, 1], [9], [2], [0, 0]]
-    assert list(parts(lengths[:0], 10, 100, 0, 4)) == []
+def test_pieces_hold_the_records_in_order_and_no_more_than_asked_for_unless_one_alone_is_more():
+    sizes = np.array([5, 5, 30, 1, 1, 1, 1, 9, 2, 0, 0])
+    assert [sizes[part].tolist() for part in parts(sizes, 10)] == [[5, 5], [30], [1, 1, 1, 1], [9], [2, 0, 0]]
+    assert [sizes[part].tolist() for part in parts(sizes, 1000)] == [sizes.tolist()]
+    assert list(parts(sizes[:0], 10)) == []

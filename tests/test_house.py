@@ -20,6 +20,7 @@ LOWEST |= {
     "meter",
     "ledger",
     "vector_rows",
+    "rounding",
     "checked_rows",
     "checkpoint_folder",
     "custom_content",

@@ -6,15 +6,18 @@ import h5py
 import numpy as np
 import pytest
 
+from protembed import beside, merging, records, vector_rows
 from protembed.anchor import CONTENT, NAME
 from protembed.errors import CorruptStore
 from protembed.layout import Flag
 from protembed.proteins import digest_of, read_fasta
 from protembed.records import read_records
 from protembed.store import check_embeddings
+from protembed.vector_rows import VectorRows
 from tests.conftest import draw_lengths, make_proteins, reference_layers, relative_l2, run_inside, write_fasta
 
 FP32_BOUND = 2e-5
+ROW_BYTES = 4 * 128  # of conftest.hostile_esm2
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,11 @@ def merge(run, weights, outdir, *arguments, chunks=None, records=None, check=Tru
         *arguments,
         check=check,
     )
+
+
+def contents(outdir):
+    """What must be equal in two merges of the same, whenever and however they were made."""
+    return check_embeddings(outdir / "embeddings.h5")["content_sha256"], (outdir / "ledger.tsv").read_bytes(), sorted(path.name for path in outdir.iterdir())
 
 
 def ledger_of(outdir):
@@ -115,6 +123,32 @@ def test_the_order_of_the_chunk_files_does_not_matter(run, weights, tmp_path):
         merge(run, weights, tmp_path / str(seed), chunks=chunks)
         digests.append(check_embeddings(tmp_path / str(seed) / "embeddings.h5")["content_sha256"])
     assert len(set(digests)) == 1
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_vectors_pass_through_memory_in_small_pieces_and_in_order_whatever_their_size(run, weights, tmp_path, monkeypatch, most):
+    """Here mean, bos and per_tok of two layers, of sequences among which one is larger than any piece."""
+    merge(run, weights, tmp_path / "whole")
+    write, seen = VectorRows._write, []
+
+    def watched(self, row, pieces, end):
+        write(self, row, (seen.append(piece.nbytes) or piece for piece in pieces), end)
+
+    monkeypatch.setattr(merging, "PIECE_BYTES", most * ROW_BYTES)
+    monkeypatch.setattr(VectorRows, "_write", watched)
+    monkeypatch.setattr(vector_rows, "MOST_BLOCKS", 1)
+    monkeypatch.setattr(records, "BLOCK_BYTES", 1)  # a line
+    merge(run, weights, tmp_path / "pieces")
+    assert max(seen) == 1022 * ROW_BYTES and seen.count(ROW_BYTES) > 40 * (most == 1)
+    assert contents(tmp_path / "pieces") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_merge_by_two_processes_writes_what_one_writes(run, weights, tmp_path, monkeypatch, shards):
+    for least in (0, 1 << 60):
+        monkeypatch.setattr(beside, "LEAST_BYTES", least)
+        merge(run, weights, tmp_path / str(least), "--shards", shards)
+    assert contents(tmp_path / "0") == contents(tmp_path / str(1 << 60))
 
 
 def test_float16_is_the_single_precision_vector_rounded_once(run, weights, tmp_path):

@@ -8,13 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-import merge_chunks
-from protembed import cli
 from protembed.anchor import CONTENT, NAME
 from protembed.checkpoint_folder import read_failures
 from protembed.hdf5 import create_contiguous
 from protembed.layout import failures_path
-from protembed.merging import VectorFiles
+from protembed.ledger import Outcomes
 from protembed.records import read_records
 from tests.conftest import run_inside
 from tests.test_merge_chunks import merge, run  # noqa: F401
@@ -59,13 +57,13 @@ def test_a_chunk_of_another_recipe_is_exit_67_with_the_difference_in_words(run, 
 @pytest.mark.parametrize("shards", ["1", "2"])
 @pytest.mark.parametrize("field", ["ids", "digests"])
 def test_a_merge_that_puts_vectors_under_other_names_publishes_nothing(run, weights, tmp_path, monkeypatch, field, shards):
-    block = VectorFiles.block
+    with_vectors = Outcomes.with_vectors
 
-    def mixed_up(self, outcomes, places):
-        right = block(self, outcomes, places)
+    def mixed_up(self):
+        right = with_vectors(self)
         return right._replace(**{field: getattr(right, field)[::-1]})
 
-    monkeypatch.setattr(VectorFiles, "block", mixed_up)
+    monkeypatch.setattr(Outcomes, "with_vectors", mixed_up)
     refused(run, weights, tmp_path, 69, "are not those of the input", "--shards", shards)
 
 
@@ -162,18 +160,6 @@ def test_a_damaged_width_is_damage_and_no_traceback(run, weights, tmp_path, shar
         create_contiguous(file, "representations/3/mean", (len(stored), stored.shape[1] - 1), np.float32)[...] = stored[:, 1:]
         file["representations/3/mean"].attrs["xxh3_128"] = checksum
     refused(run, weights, tmp_path, 68, "dataset representations/3/mean was damaged", "--shards", shards, chunks=chunks)
-
-
-def test_the_more_layers_the_fewer_records_are_in_memory_at_once(run, weights, tmp_path, monkeypatch):
-    """Here mean, bos and per_tok of two layers."""
-    block, seen = VectorFiles.block, []
-    monkeypatch.setattr(merge_chunks, "RESIDUES_PER_BLOCK", 600)
-    monkeypatch.setattr(merge_chunks, "RECORDS_PER_BLOCK", 12)
-    monkeypatch.setattr(VectorFiles, "block", lambda *given: seen.append(block(*given)) or seen[-1])
-    given = ["--records", run / "records.tsv", "--weights", weights / "weights.json", "--outdir", tmp_path]
-    assert cli.run(merge_chunks.Options, merge_chunks.main, list(map(str, [*(run / "vectors").glob("*.h5"), *given]))) == 0
-    assert all(len(some.ids) == 1 or (some.residues.sum() <= 300 and len(some.ids) <= 3) for some in seen)
-    assert max(len(some.ids) for some in seen) == 3
 
 
 def test_vectors_of_another_sequence_under_a_record_are_noticed(run, weights, tmp_path):

@@ -10,7 +10,13 @@ from typing import Callable, Iterator, TypeVar
 from protembed.errors import ProtembedError, Transient
 
 Item = TypeVar("Item")
+LEAST_BYTES = 1 << 24  # of input from which on a second process repays its start
 PIPE_BYTES = 1 << 20  # what every user may have; with the usual 64 KiB the process waits in the middle of an item until it is asked for
+
+
+def beside_if_large(items: Callable[[], Iterator[Item]], size: int) -> Iterator[Item]:
+    """What `items()` yields from `size` bytes of input, beside or here."""
+    return beside(items) if size >= LEAST_BYTES else items()
 
 
 def beside(items: Callable[[], Iterator[Item]]) -> Iterator[Item]:

@@ -156,6 +156,6 @@ def open_chunk_file(path: Path, vectors_later: bool = False) -> Iterator[ChunkFi
             chunk = ChunkFile(file, path, handle.fileno())
             check_seal(file, path.name, chunk.names if vectors_later else ())
             check_rows(file, len(chunk), chunk.names, path.name)
-        if chunk_name([digest.tobytes() for digest in chunk.digests]) != chunk.chunk:
+        if chunk_name([chunk.digests.tobytes()]) != chunk.chunk:
             raise CorruptStore(f"{path.name} does not hold the sequences that its name {chunk.chunk} stands for")
         yield chunk

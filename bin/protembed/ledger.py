@@ -10,7 +10,7 @@ import numpy as np
 
 from protembed.errors import BadInput, Incomplete
 from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, Flag, rows_of
-from protembed.records import RecordColumns
+from protembed.records import RecordBlock, RecordColumns
 
 HEADER = "id\tstatus\trow\tresidues\tflags\tsha256\treason\tsample\n"
 FAILED_HEADER = "id\tsample\tstatus\tresidues\treason\n"
@@ -41,6 +41,15 @@ class Outcomes(NamedTuple):
     reasons: List[str]
     residues: np.ndarray  # int64, that are embedded; 0 without a vector
     has_vector: np.ndarray  # bool
+    files: np.ndarray  # int64: the numbers that merging.VectorFiles gives the files with their vectors
+    rows: np.ndarray  # int64, where in those they stand
+
+    def with_vectors(self) -> RecordBlock:
+        """Those that have one."""
+        places = np.flatnonzero(self.has_vector)
+        chosen = self.records.some(places)
+        columns = self.flags, self.digests, self.residues, self.files, self.rows
+        return RecordBlock(chosen.ids, chosen.samples, np.array(chosen.residues, np.int32), *(column[places] for column in columns))
 
     def lines(self, first_row: int) -> str:
         """As they stand in the ledger; `first_row`: of embeddings.h5, for the first that has a vector."""

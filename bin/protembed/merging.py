@@ -1,7 +1,7 @@
 """Which file holds each record's vector: looked up, compared by digest, and gathered in the order of the input."""
 
 from itertools import repeat
-from typing import Dict, Iterable, List, Mapping, Protocol, Sequence, Set
+from typing import Dict, Iterable, Iterator, List, Mapping, Protocol, Set
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from protembed.ledger import MOST_SHOWN, Outcomes, missing_contacts, status_of
 from protembed.records import NOTHING, RecordBlock, RecordColumns
 from protembed.windows import cut_in_words
 
-MOST_PIECES = 8  # of a block that are written one by one; more are put together first
+PIECE_BYTES = 1 << 19  # of vectors that are read, hashed and written while they are in the processor's caches
 STATUSES = list(map(status_of, range(256)))
 
 
@@ -97,7 +97,7 @@ class VectorFiles:
             statuses[at], reasons[at] = self._without_vector(records, at)
         for at in np.flatnonzero(found & self._worth_a_word(flags, residues)).tolist():
             reasons[at] = "; ".join(filter(None, [reasons[at], *self._in_words(int(flags[at]), int(residues[at]))]))
-        return Outcomes(records, digests, statuses, flags, reasons, residues, found)
+        return Outcomes(records, digests, statuses, flags, reasons, residues, found, codes, rows)
 
     def _codes(self, records: RecordColumns) -> np.ndarray:
         return np.fromiter(map(self._code.get, records.chunks, repeat(-1)), np.int64, len(records.chunks))
@@ -124,22 +124,19 @@ class VectorFiles:
             return "lost", f"row {row} of {chunk} holds another sequence"
         return "failed", file.failed[row]
 
-    def block(self, outcomes: Outcomes, places: np.ndarray) -> RecordBlock:
-        """The vectors of some of these records, which have them: good ones only once check_used() has returned. CorruptStore when a file is torn."""
-        records = outcomes.records.some(places)
-        codes, rows = self._codes(records), np.array(records.rows)
-        self._used.update(codes.tolist())
-        borders = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
-        runs = [(self._files[codes[start]], rows[start:stop]) for start, stop in zip(borders, borders[1:])]
-        return RecordBlock(
-            ids=records.ids,
-            samples=records.samples,
-            lengths=np.array(records.residues, np.int32),
-            flags=outcomes.flags[places],
-            digests=outcomes.digests[places],
-            residues=outcomes.residues[places],
-            vectors={name: _joined([file.vectors(name, some) for file, some in runs]) for name in self.names},
-        )
+    def pieces(self, block: RecordBlock, name: str) -> Iterator[np.ndarray]:
+        """The rows of a vector dataset that belong to these records, end to end, some PIECE_BYTES at a time or one record's.
+
+        They are read as they are asked for, and are good ones only once check_used() has returned. CorruptStore when a file is torn.
+        """
+        self._used.update(block.files.tolist())
+        borders = [0, *(np.flatnonzero(np.diff(block.files)) + 1).tolist(), len(block.files)]
+        return _joined(piece for start, stop in zip(borders, borders[1:]) for piece in self._pieces_of_file(block.some(slice(start, stop)), name))
+
+    def _pieces_of_file(self, block: RecordBlock, name: str) -> Iterator[np.ndarray]:
+        row_bytes = self.widths[name] * np.dtype(np.float32).itemsize
+        for part in parts(row_bytes * rows_of(name, block.residues), PIECE_BYTES):
+            yield self._files[block.files[0]].vectors(name, block.rows[part])
 
     def check_used(self) -> None:
         """CorruptStore when a file that a vector was taken from is damaged."""
@@ -158,5 +155,29 @@ def _each_once(codes: np.ndarray) -> List[int]:
     return values[np.argsort(first)].tolist()
 
 
-def _joined(pieces: Sequence[np.ndarray]) -> List[np.ndarray]:
-    return list(pieces) if len(pieces) <= MOST_PIECES else [np.concatenate(pieces)]
+def parts(sizes: np.ndarray, most: int) -> Iterator[slice]:
+    """Consecutive records of (n,) sizes each, as many as do not exceed `most` together; a larger one is alone."""
+    start, ends = 0, np.cumsum(sizes)
+    while start < len(sizes):
+        fitting = int(np.searchsorted(ends, most + (ends[start - 1] if start else 0), "right"))
+        stop = max(start + 1, fitting)
+        yield slice(start, stop)
+        start = stop
+
+
+def _joined(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same rows, small pieces put together: each will cost a call or two of the system."""
+    waiting: List[np.ndarray] = []
+    size = 0
+    for piece in pieces:
+        if waiting and size + piece.nbytes > PIECE_BYTES:
+            yield _whole(waiting)
+            waiting, size = [], 0
+        waiting.append(piece)
+        size += piece.nbytes
+    if waiting:
+        yield _whole(waiting)
+
+
+def _whole(pieces: List[np.ndarray]) -> np.ndarray:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

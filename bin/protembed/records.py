@@ -1,14 +1,13 @@
 """records.tsv: for every record of the input, in its order, the chunk and row of its vector; and such records, many at a time."""
 
-from itertools import islice
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Sequence
+from typing import Iterator, List, NamedTuple, Sequence
 
 import numpy as np
 
 EARLIER = "earlier_"  # with the number of a file of --reuse, counted from 1, in place of the chunk of a record that is reused
 NOTHING = "-"  # in place of the digest and chunk of a record that is left out
-BLOCK_RECORDS = 4096
+BLOCK_BYTES = 1 << 19  # of the table that are read at a time: some four thousand lines
 
 
 class CheckedRecords(NamedTuple):
@@ -61,7 +60,7 @@ class RecordColumns(NamedTuple):
 
 
 class RecordBlock(NamedTuple):
-    """Some consecutive records and their vectors, as embeddings.h5 takes them."""
+    """Some consecutive records that have vectors, as embeddings.h5 takes them."""
 
     ids: Sequence[str]
     samples: Sequence[str]
@@ -69,7 +68,12 @@ class RecordBlock(NamedTuple):
     flags: np.ndarray  # (B,) uint8
     digests: np.ndarray  # (B, 32) uint8
     residues: np.ndarray  # (B,) int64, embedded
-    vectors: Dict[str, List[np.ndarray]]  # by layout.vector_name, in pieces end to end: of (B, D), for per_tok of (sum of residues, D)
+    files: np.ndarray  # (B,) int64: the numbers that merging.VectorFiles gives the files with their vectors
+    rows: np.ndarray  # (B,) int64: where in those they stand
+
+    def some(self, part: slice) -> "RecordBlock":
+        """Those at these places."""
+        return RecordBlock._make(column[part] for column in self)
 
 
 def table_of(rows: "zip[tuple]") -> str:
@@ -79,12 +83,12 @@ def table_of(rows: "zip[tuple]") -> str:
     )
 
 
-def read_columns(path: Path, count: int = BLOCK_RECORDS) -> Iterator[RecordColumns]:
-    """Stream records.tsv in input order, up to `count` records at a time."""
+def read_columns(path: Path) -> Iterator[RecordColumns]:
+    """Stream records.tsv in input order, some thousand records at a time."""
     width = len(RecordColumns._fields)
-    with open(path, encoding="utf-8", newline="\n") as table:
-        while lines := list(islice(table, count)):
-            fields = "".join(lines).replace("\n", "\t").split("\t")
+    with open(path, "rb") as table:
+        while some := table.read(BLOCK_BYTES):
+            fields = (some + table.readline()).decode().replace("\n", "\t").split("\t")
             names, residues, digests, chunks, rows, flags, notes, samples = (fields[column:-1:width] for column in range(width))
             yield RecordColumns(names, list(map(int, residues)), digests, chunks, list(map(int, rows)), list(map(int, flags)), notes, samples)
 

@@ -41,12 +41,15 @@ def started_checksum(dtype: np.dtype, shape: Tuple[int, ...]) -> xxh3_128:
     return xxh3_128(f"{dtype.str}{shape}".encode())
 
 
-def checksum_of(dataset: h5py.Dataset) -> str:
-    """XXH3 over dtype, shape and bytes of a dataset of numbers, or over its strings one per line."""
-    digest = started_checksum(dataset.dtype, dataset.shape)
+def checksum_of(dataset: h5py.Dataset, *also: "hashlib._Hash") -> str:
+    """XXH3 over dtype, shape and bytes of a dataset of numbers, or over its strings one per line. also: digests over its bytes or strings alone."""
+    checksum = started_checksum(dataset.dtype, dataset.shape)
     for block in blocks_of(dataset):
-        digest.update(b"\n".join([*block.tolist(), b""]) if dataset.dtype.kind == "O" else block.data)
-    return digest.hexdigest()
+        content = b"\n".join([*block.tolist(), b""]) if dataset.dtype.kind == "O" else block.data
+        checksum.update(content)
+        for digest in also:
+            digest.update(content)
+    return checksum.hexdigest()
 
 
 def dataset_names(file: h5py.File) -> List[str]:

@@ -19,20 +19,21 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from typing import Callable, ContextManager, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
+from xxhash import xxh3_128
 
 from protembed.atomic import replacing
 from protembed.consistency import check_whole
-from protembed.errors import BadOption
 from protembed.hdf5 import create_contiguous, writing
 from protembed.layout import CONTACTS, FORMAT, is_per_residue, is_ragged, offsets_name, rows_of
 from protembed.ledger import Coverage
 from protembed.records import RecordBlock
-from protembed.seals import blocks_of, damage_named, opened, seal
-from protembed.vector_rows import Form, Part, VectorRows, rows_elsewhere, rows_in_file
+from protembed.rounding import rounded
+from protembed.seals import checksum_of, damage_named, opened, seal
+from protembed.vector_rows import CountedRows, Form, Part, Source, Threads, VectorRows, putting, rows_elsewhere
 
 
 class Sizes(NamedTuple):
@@ -52,8 +53,8 @@ class Sizes(NamedTuple):
 class EmbeddingsWriter:
     """Appends blocks of records to a file whose size is known; memory does not depend on it."""
 
-    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], sizes: Sizes, form: Form, create: Callable[[str], VectorRows]):
-        self._file, self._raise_fault, self._form, self.records = file, raise_fault, form, sizes.records
+    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], sizes: Sizes, source: Source, create: Callable[[str], CountedRows]):
+        self._file, self._raise_fault, self._source, self.records = file, raise_fault, source, sizes.records
         self._next = 0
         self._offsets = {offsets_name(name): name for name in sizes.widths if is_ragged(name)}
         self._columns = ["sequence_ids", "samples"] if sizes.has_samples else ["sequence_ids"]
@@ -65,14 +66,13 @@ class EmbeddingsWriter:
         for column in self._offsets:
             create_contiguous(file, column, (sizes.records + 1,), np.int64)
             file[column][0] = 0
-        self._vectors = {name: create(name) for name in sizes.widths}
+        self.vectors = {name: create(name) for name in sizes.widths}
         means = [name for name in sizes.widths if name.endswith("/mean")]
         if means:
             file["embeddings"] = file[means[0]]
 
     def append(self, block: RecordBlock) -> None:
-        """Write the next records; BadOption names one with a number that the file's type cannot hold."""
-        block = rounded(block, self._form.dtype)
+        """Write the next records, whose vectors the source gives. Raises what came of vectors before: OSError, BadOption, what the source raised."""
         here = slice(self._next, self._next + len(block.ids))
         for column, words in zip(self._columns, (block.ids, block.samples)):
             self._file[column][here] = np.array(words, dtype=object)
@@ -80,116 +80,108 @@ class EmbeddingsWriter:
         self._file["flags"][here] = block.flags
         self._file["sha256"][here] = block.digests
         for column, name in self._offsets.items():
-            self._file[column][here.start + 1 : here.stop + 1] = self._vectors[name].filled + np.cumsum(rows_of(name, block.residues))
-        for name, rows in self._vectors.items():
-            rows.append(block.vectors[name])
+            self._file[column][here.start + 1 : here.stop + 1] = self.vectors[name].filled + np.cumsum(rows_of(name, block.residues))
+        for name, rows in self.vectors.items():
+            rows.append(rounded(self._source.pieces(block, name), rows.dtype, name, block), int(rows_of(name, block.residues).sum()))
         self._next = here.stop
         self._raise_fault()
-
-    def coverage(self) -> Coverage:
-        """Of the finished file, read back."""
-        ids, digests = hashlib.sha256(), hashlib.sha256()
-        for names in blocks_of(self._file["sequence_ids"]):
-            ids.update(b"\n".join([*names.tolist(), b""]))
-        for block in blocks_of(self._file["sha256"]):
-            digests.update(block.data)
-        return Coverage(ids.hexdigest(), digests.hexdigest())
 
     @property
     def room(self) -> int:
         """Records that are still to come."""
         return self.records - self._next
 
-    def finish(self, attributes: Dict[str, object]) -> str:
-        """Write the attributes; `complete` comes last. Returns content_sha256."""
+    def finish(self, attributes: Dict[str, object]) -> Coverage:
+        """Write the attributes; `complete` comes last. Returns what the finished file covers, read back. Raises as append does, and what check_used does."""
         assert self.room == 0, f"{self._next} records written of {self.records}"
-        return seal(self._file, dict(attributes, format=FORMAT), {name: rows.checksum() for name, rows in self._vectors.items()})
+        ids, digests = hashlib.sha256(), hashlib.sha256()
+        checksums = {"sequence_ids": checksum_of(self._file["sequence_ids"], ids), "sha256": checksum_of(self._file["sha256"], digests)}
+        checksums.update({name: rows.checksum() for name, rows in self.vectors.items()})
+        self._source.check_used()
+        seal(self._file, dict(attributes, format=FORMAT), checksums)
+        return Coverage(ids.hexdigest(), digests.hexdigest())
 
-
-def rounded(block: RecordBlock, dtype: str) -> RecordBlock:
-    """The block with all vectors in this type; BadOption names the first record with a number that the type cannot hold."""
-    return block._replace(vectors={name: [_in_type(piece, dtype, name, block) for piece in pieces] for name, pieces in block.vectors.items()})
-
-
-def _in_type(piece: np.ndarray, dtype: str, name: str, block: RecordBlock) -> np.ndarray:
-    if piece.dtype == dtype:
-        return piece
-    with np.errstate(over="ignore"):
-        result = piece.astype(dtype)
-    if not np.isfinite(result).all():
-        whole = np.concatenate(block.vectors[name])
-        with np.errstate(over="ignore"):
-            bad = ~np.isfinite(whole.astype(dtype))
-        first = int(np.flatnonzero(bad.any(axis=1))[0])
-        record = block.ids[int(np.searchsorted(np.cumsum(rows_of(name, block.residues)), first, "right"))]
-        raise BadOption(f"{record} has the number {whole[first][bad[first]][0]:g} in {name}, which {dtype} cannot hold; use --store_dtype float32")
-    return result
+    @property
+    def content_sha256(self) -> str:
+        """Of the finished file."""
+        return str(self._file.attrs["content_sha256"])
 
 
 @contextmanager
-def creating_embeddings(path: Path, sizes: Sizes, form: Form, shards: Optional[Mapping[str, Sizes]] = None) -> Iterator[EmbeddingsWriter]:
+def creating_embeddings(
+    path: Path, sizes: Sizes, form: Form, source: Source, shards: Optional[Mapping[str, Sizes]] = None, also: Mapping[str, xxh3_128] = {}
+) -> Iterator[EmbeddingsWriter]:
     """Yield a writer; `path` appears, durable and whole, when the block ends well. sizes: of all that will be appended.
 
-    shards: names of the files beside it that hold the vectors, in order; none: it holds them itself.
+    shards: names of the files beside it that hold the vectors, in order; none: it holds them itself. also: of each vector dataset,
+    a digest that goes over its rows, too.
     """
     with (
         replacing(path) as temporary,
         writing(temporary, "w") as (file, raise_fault),
         open(temporary, "r+b", buffering=0) as handle,
-        ThreadPoolExecutor(1) as beside,
+        ThreadPoolExecutor(1) as writing_thread,
+        ThreadPoolExecutor(1) as reading_thread,  # the first to be waited for
     ):
+        threads = Threads(reading_thread, writing_thread)
 
-        def create(name: str) -> VectorRows:
-            if shards is None:
-                return rows_in_file(file, name, sizes.shape(name), form, handle.fileno(), beside)
-            parts = [Part(shard, its.shape(name)[0]) for shard, its in shards.items()]
-            return rows_elsewhere(file, name, sizes.shape(name), form.dtype, parts, beside)
+        def create(name: str) -> CountedRows:
+            shape = sizes.shape(name)
+            if shards is not None:
+                return rows_elsewhere(file, name, shape, form.dtype, [Part(shard, its.shape(name)[0]) for shard, its in shards.items()])
+            put = putting(file, name, shape, form, handle.fileno())
+            return VectorRows(shape, form.dtype, put, threads, source.check_used, [also[name]] if also else [])
 
-        yield EmbeddingsWriter(file, raise_fault, sizes, form, create)
+        yield EmbeddingsWriter(file, raise_fault, sizes, source, create)
 
 
 @contextmanager
-def creating_shards(path: Path, sizes: Sizes, form: Form, shards: Mapping[str, Sizes], attributes: Dict[str, object]) -> Iterator["ShardedWriter"]:
+def creating_shards(
+    path: Path, sizes: Sizes, form: Form, source: Source, shards: Mapping[str, Sizes], attributes: Dict[str, object]
+) -> Iterator["ShardedWriter"]:
     """The same, and the shards too: each appears when it is full, with `attributes`, and `path` last of all."""
-    with creating_embeddings(path, sizes, form, shards) as index, ExitStack() as unfinished:
-        yield ShardedWriter(path.parent, index, form, shards, attributes, unfinished)
+    with creating_embeddings(path, sizes, form, source, shards) as index, ExitStack() as unfinished:
+        digests = {name: rows.digest for name, rows in index.vectors.items()}
+
+        def create(name: str) -> ContextManager[EmbeddingsWriter]:
+            return creating_embeddings(path.with_name(name), shards[name], form, source, also=digests)
+
+        yield ShardedWriter(index, list(shards), create, attributes, unfinished)
 
 
 class ShardedWriter:
-    """An EmbeddingsWriter of an index and its shards. No block may reach over the end of a shard."""
+    """An EmbeddingsWriter of an index and its shards."""
 
-    def __init__(self, folder: Path, index: EmbeddingsWriter, form: Form, shards: Mapping[str, Sizes], attributes: Dict[str, object], unfinished: ExitStack):
-        self._folder, self._index, self._form, self._shards, self._attributes = folder, index, form, shards, attributes
-        self._unfinished, self._coming = unfinished, iter(shards.items())
+    def __init__(
+        self, index: EmbeddingsWriter, names: List[str], create: Callable[[str], ContextManager[EmbeddingsWriter]], attributes: dict, unfinished: ExitStack
+    ):
+        self._index, self._names, self._create, self._attributes, self._unfinished = index, names, create, attributes, unfinished
         self._shard: Optional[EmbeddingsWriter] = None
         self._contents: Dict[str, str] = {}  # of full ones: name -> content_sha256
 
     def append(self, block: RecordBlock) -> None:
         """Write the next records."""
-        if self._shard is None:
-            self._name, sizes = next(self._coming)
-            self._shard = self._unfinished.enter_context(creating_embeddings(self._folder / self._name, sizes, self._form))
-        block = rounded(block, self._form.dtype)  # once for both
-        self._shard.append(block)
-        self._index.append(block)
-        if not self._shard.room:
-            own = dict(n_records=self._shard.records, n_embedded=self._shard.records, n_skipped=0, shard=len(self._contents) + 1, shards=len(self._shards))
-            self._contents[self._name] = self._shard.finish({**self._attributes, **own})
-            self._unfinished.close()
-            self._shard = None
+        done = 0
+        while done < len(block.ids):
+            if self._shard is None:
+                self._shard = self._unfinished.enter_context(self._create(self._names[len(self._contents)]))
+            part = block.some(slice(done, done + self._shard.room))
+            self._shard.append(part)
+            self._index.append(part)
+            done += len(part.ids)
+            if not self._shard.room:
+                self._close_shard(self._shard)
 
-    @property
-    def room(self) -> int:
-        """Records that are still to come."""
-        return self._index.room
+    def _close_shard(self, shard: EmbeddingsWriter) -> None:
+        own = dict(n_records=shard.records, n_embedded=shard.records, n_skipped=0, shard=len(self._contents) + 1, shards=len(self._names))
+        shard.finish({**self._attributes, **own})
+        self._contents[self._names[len(self._contents)]] = shard.content_sha256
+        self._unfinished.close()
+        self._shard = None
 
-    def coverage(self) -> Coverage:
-        """Of the finished index, read back."""
-        return self._index.coverage()
-
-    def finish(self, attributes: Dict[str, object]) -> None:
-        """Write the attributes of the index."""
-        self._index.finish(dict(attributes, shards=len(self._shards), shard_files=json.dumps(self._contents)))
+    def finish(self, attributes: Dict[str, object]) -> Coverage:
+        """Write the attributes of the index; as EmbeddingsWriter's."""
+        return self._index.finish(dict(attributes, shards=len(self._names), shard_files=json.dumps(self._contents)))
 
 
 def check_embeddings(path: Path) -> Dict[str, object]:

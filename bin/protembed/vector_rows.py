@@ -4,14 +4,21 @@ What is hashed is what was handed over, so a byte that the disk changes is found
 once would show the page cache only.
 """
 
+from collections import deque
 from concurrent.futures import Executor, Future
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Protocol, Sequence, Tuple
 
 import h5py
 import numpy as np
+from xxhash import xxh3_128
 
 from protembed.hdf5 import Place, create_compressed, create_contiguous
+from protembed.records import RecordBlock
 from protembed.seals import started_checksum
+
+MOST_BLOCKS = 32  # without vectors, that wait for their turn: what the caller has still to do at the end is done beside them
+MOST_PIECES = 4  # of vectors, that are read and not yet written
+Put = Callable[[int, np.ndarray], object]  # (row, rows) into a dataset
 
 
 class Form(NamedTuple):
@@ -27,50 +34,96 @@ class Form(NamedTuple):
         return create_compressed(file, name, shape, self.dtype, self.compression)
 
 
-class VectorRows:
-    """Takes the rows of one dataset in order. beside: one thread, which hashes and writes them while the caller reads the next."""
+class Source(Protocol):
+    """Where a writer's vectors come from: see merging.VectorFiles."""
 
-    def __init__(self, shape: Tuple[int, int], dtype: str, put: Callable[[int, np.ndarray], object], beside: Executor):
-        self.shape, self.dtype, self._put, self._beside = shape, np.dtype(dtype), put, beside
+    def pieces(self, block: RecordBlock, name: str) -> Iterator[np.ndarray]: ...
+
+    def check_used(self) -> None: ...
+
+
+class Threads(NamedTuple):
+    """One each, of one file: vectors are read and hashed by one and put into place by the other, while the caller goes on."""
+
+    reading: Executor
+    writing: Executor
+
+
+class CountedRows:
+    """The rows of one dataset, in order, that others write and hash: they update `digest`."""
+
+    def __init__(self, shape: Tuple[int, int], dtype: str):
+        self.shape, self.dtype = shape, np.dtype(dtype)
         self.filled = 0  # rows
-        self._digest = started_checksum(self.dtype, shape)
-        self._last: Optional[Future] = None
+        self.digest = started_checksum(self.dtype, shape)
 
-    def append(self, pieces: Sequence[np.ndarray]) -> None:
-        """The next rows, in arrays of the dataset's type, not to be changed any more. OSError when those before cannot be written."""
-        self._finish_last()
-        self._last = self._beside.submit(self._write, self.filled, pieces)
-        self.filled += sum(map(len, pieces))
-
-    def _write(self, row: int, pieces: Sequence[np.ndarray]) -> None:
-        for piece in pieces:
-            rows = np.ascontiguousarray(piece)
-            self._digest.update(rows.data)
-            self._put(row, rows)
-            row += len(rows)
-
-    def _finish_last(self) -> None:
-        if self._last:
-            self._last.result()
+    def append(self, pieces: Iterable[np.ndarray], count: int) -> None:
+        """The next rows: so many, whose arrays are not asked for here."""
+        self.filled += count
 
     def checksum(self) -> str:
-        """Of all rows, as seals.checksum_of has it; all are written then. OSError."""
+        """Of all rows, as seals.checksum_of has it."""
         assert self.filled == self.shape[0], f"{self.filled} rows of {self.shape[0]}"
-        self._finish_last()
-        return self._digest.hexdigest()
+        return self.digest.hexdigest()
 
 
-def rows_in_file(file: h5py.File, name: str, shape: Tuple[int, int], form: Form, descriptor: int, beside: Executor) -> VectorRows:
-    """A new dataset of the file. descriptor: of the same file, for writing past HDF5 into a place that is this dataset's alone."""
+class VectorRows(CountedRows):
+    """The same, taken, hashed and put into place.
+
+    judge: raises what is the matter with the source of rows that could not be put. also: digests of datasets of other files that
+    go over these rows, too.
+    """
+
+    def __init__(self, shape: Tuple[int, int], dtype: str, put: Put, threads: Threads, judge: Callable[[], None], also: Sequence[xxh3_128] = ()):
+        super().__init__(shape, dtype)
+        self._put, self._threads, self._judge, self._digests = put, threads, judge, [self.digest, *also]
+        self._coming: Deque[Future] = deque()
+
+    def append(self, pieces: Iterable[np.ndarray], count: int) -> None:
+        """The next rows, so many in arrays of the dataset's type. Raises what came of those before."""
+        _finish_all_but(MOST_BLOCKS, self._coming)
+        self._coming.append(self._threads.reading.submit(self._write, self.filled, pieces, self.filled + count))
+        self.filled += count
+
+    def _write(self, row: int, pieces: Iterable[np.ndarray], end: int) -> None:
+        putting: Deque[Future] = deque()
+        try:
+            for piece in pieces:
+                rows = np.ascontiguousarray(piece)
+                putting.append(self._threads.writing.submit(self._put, row, rows))
+                for digest in self._digests:
+                    digest.update(rows.data)
+                _finish_all_but(MOST_PIECES, putting)
+                row += len(rows)
+            _finish_all_but(0, putting)
+            assert row == end, f"rows up to {row} came, and {end} were to come"
+        except Exception:  # numbers that float16 cannot hold, shapes that do not fit: in a damaged file any may stand
+            self._judge()
+            raise
+
+    def checksum(self) -> str:
+        """The same, when all are written. Raises what came of them."""
+        _finish_all_but(0, self._coming)
+        return super().checksum()
+
+
+def _finish_all_but(count: int, tasks: Deque[Future]) -> None:
+    """Raises what came of those that have ended."""
+    while tasks and (len(tasks) > count or tasks[0].done()):
+        tasks.popleft().result()
+
+
+def putting(file: h5py.File, name: str, shape: Tuple[int, int], form: Form, descriptor: int) -> Put:
+    """Create a dataset; the function writes rows to it. descriptor: of the same file, for writing past HDF5 into a place that is this dataset's alone."""
     dataset = form.create(file, name, shape)
     if dataset.chunks is None:
         place = Place.of(dataset)
-        return VectorRows(shape, form.dtype, lambda row, rows: place.write(descriptor, row, rows), beside)
+        return lambda row, rows: place.write(descriptor, row, rows)
 
     def put(row: int, rows: np.ndarray) -> None:
         dataset[row : row + len(rows)] = rows
 
-    return VectorRows(shape, form.dtype, put, beside)
+    return put
 
 
 class Part(NamedTuple):
@@ -80,8 +133,8 @@ class Part(NamedTuple):
     rows: int
 
 
-def rows_elsewhere(file: h5py.File, name: str, shape: Tuple[int, int], dtype: str, parts: List[Part], beside: Executor) -> VectorRows:
-    """A new virtual dataset: its rows are those of `parts`, one part behind the other, and only hashed here.
+def rows_elsewhere(file: h5py.File, name: str, shape: Tuple[int, int], dtype: str, parts: List[Part]) -> CountedRows:
+    """A new virtual dataset: its rows are those of `parts`, one part behind the other.
 
     Where a part is missing HDF5 shows its fill value: NaN, so that nobody takes it for a vector.
     """
@@ -91,4 +144,4 @@ def rows_elsewhere(file: h5py.File, name: str, shape: Tuple[int, int], dtype: st
         layout[start : start + part.rows] = h5py.VirtualSource(part.file, name, (part.rows, shape[1]), dtype)
         start += part.rows
     file.create_virtual_dataset(name, layout, fillvalue=np.nan)
-    return VectorRows(shape, dtype, lambda row, rows: None, beside)
+    return CountedRows(shape, dtype)
