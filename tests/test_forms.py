@@ -9,9 +9,10 @@ from protembed.merging import VectorFiles, parts
 from protembed.reading import Embeddings
 from protembed.shapes import Shape
 from protembed.store import check_embeddings
-from protembed.vector_rows import Form
+from protembed.vector_rows import MOST_PIECES, Form, Threads, VectorRows
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import run_inside, write_fasta
+from tests.nextflow import wait_for
 from tests.test_merge_chunks import merge, run  # noqa: F401
 
 
@@ -74,3 +75,18 @@ def test_pieces_hold_the_records_in_order_and_no_more_than_asked_for_unless_one_
     assert [sizes[part].tolist() for part in parts(sizes, 10)] == [[5, 5], [30], [1, 1, 1, 1], [9], [2, 0, 0]]
     assert [sizes[part].tolist() for part in parts(sizes, 1000)] == [sizes.tolist()]
     assert list(parts(sizes[:0], 10)) == []
+
+
+def test_when_the_writing_of_a_file_is_given_up_nothing_more_is_read_for_it():
+    seen = []
+    with pytest.raises(KeyboardInterrupt), Threads() as threads:
+
+        def put(row, rows):
+            wait_for(lambda: threads.left, 20)
+            seen.append(row)
+
+        rows = VectorRows((100, 2), "float32", put, threads, lambda: None)
+        for _ in range(10):
+            rows.append(iter([np.zeros((1, 2), np.float32)] * 10), 10)
+        raise KeyboardInterrupt
+    assert len(seen) <= MOST_PIECES + 2

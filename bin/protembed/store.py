@@ -16,7 +16,6 @@ datasets of vectors, whose rows stand in them (attr shard_files: JSON, name -> c
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Callable, ContextManager, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
@@ -120,10 +119,8 @@ def creating_embeddings(
         replacing(path) as temporary,
         writing(temporary, "w") as (file, raise_fault),
         open(temporary, "r+b", buffering=0) as handle,
-        ThreadPoolExecutor(1) as writing_thread,
-        ThreadPoolExecutor(1) as reading_thread,  # the first to be waited for
+        Threads() as threads,
     ):
-        threads = Threads(reading_thread, writing_thread)
 
         def create(name: str) -> CountedRows:
             shape = sizes.shape(name)

@@ -5,7 +5,7 @@ once would show the page cache only.
 """
 
 from collections import deque
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Protocol, Sequence, Tuple
 
 import h5py
@@ -42,11 +42,23 @@ class Source(Protocol):
     def check_used(self) -> None: ...
 
 
-class Threads(NamedTuple):
-    """One each, of one file: vectors are read and hashed by one and put into place by the other, while the caller goes on."""
+class Threads:
+    """One each, of one file: vectors are read and hashed by one and put into place by the other, while the caller goes on.
 
-    reading: Executor
-    writing: Executor
+    When the block ends in an error, what they have still to do is left undone.
+    """
+
+    def __init__(self):
+        self.reading, self.writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.left = False
+
+    def __enter__(self) -> "Threads":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.left = kind is not None
+        self.reading.shutdown(cancel_futures=self.left)  # the first: it gives work to the other
+        self.writing.shutdown()
 
 
 class CountedRows:
@@ -95,6 +107,8 @@ class VectorRows(CountedRows):
                     digest.update(rows.data)
                 _finish_all_but(MOST_PIECES, putting)
                 row += len(rows)
+                if self._threads.left:
+                    return
             _finish_all_but(0, putting)
             assert row == end, f"rows up to {row} came, and {end} were to come"
         except Exception:  # numbers that float16 cannot hold, shapes that do not fit: in a damaged file any may stand
