@@ -11,7 +11,9 @@ def outcomes_of(*statuses):
     many, found = len(statuses), np.array([status == "embedded" for status in statuses])
     records = RecordColumns(list("abcdefgh"[:many]), [3] * many, ["-"] * many, ["chunk"] * many, list(range(many)), [0] * many, [""] * many, ["s"] * many)
     reasons = ["" if status == "embedded" else f"why {status}" for status in statuses]
-    return Outcomes(records, records.digests(), list(statuses), np.zeros(many, np.uint8), reasons, 3 * found.astype(np.int64), found)
+    return Outcomes(
+        records, records.digests(), list(statuses), np.zeros(many, np.uint8), reasons, 3 * found.astype(np.int64), found, *np.zeros((2, many), np.int64)
+    )
 
 
 @pytest.mark.parametrize("status, on_failure, complete", [("failed", "skip", True), ("skipped", "error", True), ("failed", "error", False)])
