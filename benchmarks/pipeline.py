@@ -97,6 +97,7 @@ def breakdown(folder: Path, wall: float) -> Dict[str, object]:
         "split and weights": split_and_weights,
         "verification": spent["VERIFY_EMBEDDINGS"],
         "merge": spent["MERGE_CHUNKS"],
+        "report": spent["MAKE_REPORT"] + spent["MULTIQC"],
     }
     seconds["Nextflow: start, submission, publishing"] = wall - sum(seconds.values())
     chunk_seconds = [chunk["seconds"] for chunk in metrics]
