@@ -1,5 +1,6 @@
 """A process that reads ahead: same items, same errors, and never one left over."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,11 @@ def buggy():
     raise ZeroDivisionError("ours")
 
 
+def on_a_full_disk():
+    yield 1
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def suicidal():
     yield 1
     os.kill(os.getpid(), signal.SIGKILL)
@@ -46,7 +52,8 @@ def test_items_come_in_order_and_the_process_ends():
 
 
 @pytest.mark.parametrize(
-    "items, error, words", [(spoilt, BadInput, "in.fasta:3: no"), (buggy, ZeroDivisionError, "ours"), (suicidal, Transient, "exit code -9")]
+    "items, error, words",
+    [(spoilt, BadInput, "in.fasta:3: no"), (buggy, ZeroDivisionError, "ours"), (on_a_full_disk, OSError, "Errno 28"), (suicidal, Transient, "exit code -9")],
 )
 def test_an_error_comes_after_the_items_before_it(items, error, words):
     taken = []

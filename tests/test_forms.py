@@ -1,5 +1,8 @@
 """The form of vectors in embeddings.h5: compressed, in half precision, written in blocks. None of it may change what they are."""
 
+import time
+import weakref
+
 import h5py
 import numpy as np
 import pytest
@@ -75,6 +78,22 @@ def test_pieces_hold_the_records_in_order_and_no_more_than_asked_for_unless_one_
     assert [sizes[part].tolist() for part in parts(sizes, 10)] == [[5, 5], [30], [1, 1, 1, 1], [9], [2, 0, 0]]
     assert [sizes[part].tolist() for part in parts(sizes, 1000)] == [sizes.tolist()]
     assert list(parts(sizes[:0], 10)) == []
+
+
+def test_no_more_than_two_pieces_are_in_memory_while_the_next_is_read():
+    given, alive = [], []
+
+    def pieces():
+        for _ in range(20):
+            given.append(weakref.ref(piece := np.zeros((1, 2), np.float32)))
+            alive.append(sum(one() is not None for one in given))
+            yield piece
+
+    with Threads() as threads:
+        rows = VectorRows((20, 2), "float32", lambda row, rows: time.sleep(0.005), threads, lambda: None)
+        rows.append(pieces(), 20)
+        rows.checksum()
+    assert len(alive) == 20 and max(alive) <= 3
 
 
 def test_when_the_writing_of_a_file_is_given_up_nothing_more_is_read_for_it():

@@ -17,7 +17,7 @@ from protembed.records import RecordBlock
 from protembed.seals import started_checksum
 
 MOST_BLOCKS = 32  # without vectors, that wait for their turn: what the caller has still to do at the end is done beside them
-MOST_PIECES = 4  # of vectors, that are read and not yet written
+MOST_PIECES = 1  # of vectors, that is written while the next is read: one may be a record of 35,000 residues, 179 MB
 Put = Callable[[int, np.ndarray], object]  # (row, rows) into a dataset
 
 
