@@ -84,3 +84,11 @@ def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path, no_colo
     code, said = on_a_terminal(command("--help"), cwd=tmp_path, env=surroundings)
     assert code == 0 and "--max_tokens" in said
     assert ("\x1b[1m" in said) == coloured
+
+
+def test_in_the_c_locale_nextflow_writes_its_report_without_a_warning(tmp_path, hostile_pt, monkeypatch):
+    for name in ("LC_ALL", "LC_CTYPE", "LANG", "JAVA_TOOL_OPTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    said = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-stub-run").output
+    assert "WARN" not in said and "Unmappable" not in said
+    assert list((tmp_path / "results").rglob("execution_report_*.html"))
