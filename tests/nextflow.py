@@ -12,7 +12,7 @@ from pathlib import Path
 from protembed.store import check_embeddings
 from tests.conftest import ROOT, draw_lengths, make_proteins, write_fasta
 
-PARSERS = ["v1", "v2"]
+PARSERS = ["v1", "v2"]  # both where parameters, hashes or a module's syntax are concerned; elsewhere one, for a start takes seven seconds
 STEPS = {"SPLIT_FASTA": 1, "FETCH_WEIGHTS": 1, "VERIFY_EMBEDDINGS": 1, "MERGE_CHUNKS": 1}
 
 

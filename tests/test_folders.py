@@ -40,34 +40,31 @@ def test_a_folder_is_seen_by_tasks_that_work_beside_it_and_a_bucket_when_it_is_m
 
 
 @pytest.mark.nextflow
-@pytest.mark.parametrize("parser", PARSERS)
-def test_a_folder_given_by_bucket_dir_is_where_tasks_of_a_cloud_work(tmp_path, parser):
-    run = run_pipeline(tmp_path, "--places", "a,a,false", "-bucket-dir", tmp_path / "bucket", parser=parser, main=ROOT / "tests" / "reach" / "main.nf")
+def test_a_folder_given_by_bucket_dir_is_where_tasks_of_a_cloud_work(tmp_path):
+    run = run_pipeline(tmp_path, "--places", "a,a,false", "-bucket-dir", tmp_path / "bucket", parser="v2", main=ROOT / "tests" / "reach" / "main.nf")
     assert f"work folder: {tmp_path / 'bucket'}\n" in run.output
 
 
 @pytest.mark.nextflow
-@pytest.mark.parametrize("parser", PARSERS)
-def test_a_weights_dir_that_cannot_be_written_matters_to_downloads_alone_and_is_told_in_a_sentence(tmp_path, hostile_pt, parser):
+def test_a_weights_dir_that_cannot_be_written_matters_to_downloads_alone_and_is_told_in_a_sentence(tmp_path, hostile_pt):
     (tmp_path / "file").write_text("")
     given = [*basic(tmp_path, hostile_pt), "-stub-run", "--weights_dir", tmp_path / "file" / "weights"]
-    assert run_pipeline(tmp_path, *given, parser=parser).submitted()["FETCH_WEIGHTS"] == 1
-    run = run_pipeline(tmp_path, *given, "--model", "esm2_t6_8M_UR50D", parser=parser, check=False)
+    assert run_pipeline(tmp_path, *given).submitted()["FETCH_WEIGHTS"] == 1
+    run = run_pipeline(tmp_path, *given, "--model", "esm2_t6_8M_UR50D", check=False)
     assert run.code != 0 and not run.submitted()
     assert f"{tmp_path}/file/weights cannot be written" in run.output and "give --weights_dir" in run.output
 
 
 @pytest.mark.nextflow
-@pytest.mark.parametrize("parser", PARSERS)
-def test_a_folder_to_run_in_may_have_brackets_in_its_name(tmp_path, hostile_pt, parser):
+def test_a_folder_to_run_in_may_have_brackets_in_its_name(tmp_path, hostile_pt):
     """Which make a pattern of it to Nextflow. So may an input, and what a samplesheet names."""
     (tmp_path / "run [1]").mkdir()
     write_fasta(tmp_path / "run [1]" / "part [2].fasta", ["MKV"])
     (tmp_path / "run [1]" / "sheet.csv").write_text(f"sample,fasta\na,part [2].fasta\nb,{tmp_path}/run [1]/part [2].fasta\n")
     given = [*basic(tmp_path, hostile_pt), "--verify", 0, "--duplicate_ids", "rename"]
     (tmp_path / "run [1]" / "params [1].yml").write_text("report: false\n")
-    run_pipeline(tmp_path / "run [1]", *given, "--input", "sheet.csv", "-params-file", "params [1].yml", "--plan", parser=parser)
-    run = run_pipeline(tmp_path / "run [1]", *given, "--input", "part [2].fasta", parser=parser)
+    run_pipeline(tmp_path / "run [1]", *given, "--input", "sheet.csv", "-params-file", "params [1].yml", "--plan", parser="v2")
+    run = run_pipeline(tmp_path / "run [1]", *given, "--input", "part [2].fasta", parser="v2")
     assert run.submitted()["MERGE_CHUNKS"] == 1
     assert (tmp_path / "run [1]" / "results" / "embeddings.h5").exists()
     assert (tmp_path / "run [1]" / "work" / "checkpoints" / ".protembed-anchor").exists()

@@ -7,10 +7,11 @@ import shutil
 import h5py
 import pytest
 
-from tests.conftest import make_proteins, metrics_of, write_fasta
+from tests.conftest import ROOT, make_proteins, metrics_of, write_fasta
 from tests.nextflow import PARSERS, basic, run_pipeline
 
 pytestmark = pytest.mark.nextflow
+FORMS = dict(input="fasta", model="pt", reuse="h5")  # of files that parameters name
 
 
 def table(path):
@@ -83,19 +84,36 @@ def test_files_of_one_name_in_several_folders_are_taken_in_the_order_of_their_fo
     assert sorted((number, name) for name, number in staged) == [(str(number + 1), name) for number, name in enumerate(sorted(folders))]
 
 
+REFUSED = {
+    "input=sheet.tsv": [
+        "record 1 has the sample 'some liver'",
+        "record 2 has the fasta 'b.fasta', which is not there",
+        "record 3 has the sample ''",
+    ],
+    "input=columns.csv": ["has a header with the columns sample and fasta", "the columns name, fasta_1"],
+    "input=a.fasta,sheet.tsv": ["give one samplesheet, or FASTA files"],
+    # A quote would end a word of the task's script.
+    **{f"{name}=it's.{form}": [f"it's.{form} has a quote or a control character in its name; rename it"] for name, form in FORMS.items()},
+    **{f"{name}=nothing.{form}": [f"--{name} names nothing.{form}, and there is no such file; nothing was run"] for name, form in FORMS.items()},
+    **{f"input={name}": [f"--input names {name}, and there is no such file; nothing was run"] for name in ("nothing.csv", "nothing*.fasta")},
+}
+
+
 @pytest.mark.parametrize("parser", PARSERS)
-def test_faults_of_a_samplesheet_are_named_before_any_task(tmp_path, hostile_pt, parser):
+def test_faults_of_a_samplesheet_and_of_names_are_told_in_one_line_each(tmp_path, parser):
+    """That they end a run before any task: tests/test_pipeline.py. Here many share a run, for its start takes seconds."""
     write_fasta(tmp_path / "a.fasta", ["MKV"])
     (tmp_path / "sheet.tsv").write_text("sample\tfasta\nsome liver\ta.fasta\ngut\tb.fasta\n\ta.fasta\n")
     (tmp_path / "columns.csv").write_text("name,fasta_1\nx,a.fasta\n")
-    for sheet, says in {
-        "sheet.tsv": ["record 1 has the sample 'some liver'", "record 2 has the fasta 'b.fasta', which is not there", "record 3 has the sample ''"],
-        "columns.csv": ["has a header with the columns sample and fasta", "the columns name, fasta_1"],
-        "a.fasta,sheet.tsv": ["give one samplesheet, or FASTA files"],
-    }.items():
-        run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--input", sheet, parser=parser, check=False)
-        assert run.code != 0 and not run.submitted()
-        assert all(line in run.output for line in says), run.output
+    for form in FORMS.values():
+        (tmp_path / f"it's.{form}").touch()
+    (tmp_path / "names.yml").write_text("names: |\n" + "".join(f"  {given}\n" for given in [*REFUSED, "input=a.fasta"]))
+    run = run_pipeline(tmp_path, "-params-file", "names.yml", parser=parser, main=ROOT / "tests" / "named" / "main.nf")
+    said = dict(re.findall(r"^(\S+) -> (.*)$", run.output, re.MULTILINE))
+    assert said.pop("input=a.fasta") == f"[[fasta:{tmp_path}/a.fasta, sample:]]"
+    assert list(said) == list(REFUSED)
+    for given, words in REFUSED.items():
+        assert said[given].startswith("refused: ") and all(word in said[given] for word in words), said[given]
 
 
 def test_a_model_and_an_earlier_result_may_have_spaces_in_their_names(tmp_path, hostile_pt):
@@ -107,20 +125,3 @@ def test_a_model_and_an_earlier_result_may_have_spaces_in_their_names(tmp_path, 
     (tmp_path / "first" / "embeddings.h5").rename(folder / "my & earlier.h5")
     run = run_pipeline(tmp_path, *given, "--reuse", f"{folder}/my & earlier.h5")
     assert "60 sequences are taken from --reuse" in run.output
-
-
-@pytest.mark.parametrize("name, given", [("model", "it's.pt"), ("reuse", "it's.h5"), ("input", "it's.fasta")])
-def test_a_quote_in_the_name_of_a_file_is_refused_before_any_task(tmp_path, hostile_pt, name, given):
-    """It would end a word of the task's script."""
-    (tmp_path / given).touch()
-    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), f"--{name}", given, check=False)
-    assert run.code != 0 and not run.submitted()
-    assert f"{given} has a quote or a control character in its name; rename it" in run.output
-
-
-@pytest.mark.parametrize("parser", PARSERS)
-@pytest.mark.parametrize("name, given", [("input", "nothing*.fasta"), ("input", "nothing.csv"), ("model", "nothing.pt"), ("reuse", "nothing.h5")])
-def test_a_file_that_is_not_there_is_named_with_its_parameter_in_one_line_before_any_task(tmp_path, hostile_pt, name, given, parser):
-    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), f"--{name}", given, parser=parser, check=False)
-    assert run.code != 0 and not run.submitted()
-    assert f"--{name} names {given}, and there is no such file" in run.output

@@ -36,10 +36,9 @@ def test_the_whole_e_coli_proteome_comes_out_in_order_with_fair_esms_values(tmp_
         assert np.array_equal(vectors[row], vectors[first])
 
 
-@pytest.mark.parametrize("parser", PARSERS)
-def test_bad_input_stops_before_any_embedding_with_its_lines_on_the_console(tmp_path, hostile_pt, parser):
+def test_bad_input_stops_before_any_embedding_with_its_lines_on_the_console(tmp_path, hostile_pt):
     (tmp_path / "proteins.fasta").write_text(">a\nMKJ\n>b\nMK\n>b\nMV\n")
-    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), parser=parser, check=False)
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), parser="v2", check=False)
     assert run.code != 0
     assert "proteins.fasta:1 a has letters outside the alphabet: J" in run.output
     assert "proteins.fasta:5 b occurs more than once" in run.output
