@@ -14,7 +14,7 @@ include { failureWords; lackHere } from './modules/failure/main.nf'
 include { oneTaskForEachGpu } from './modules/gpus/main.nf'
 include { checkpointAnchor; downloadAnchor; fusionIsOn; workFolder } from './modules/folders/main.nf'
 include { freshNotes; note; removeNotes } from './modules/progress/main.nf'
-include { contentsInOrder; filesNamed; inputsOf } from './modules/inputs/main.nf'
+include { contentsInOrder; filesNamed; identitiesInOrder; inputsOf } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { PLAN_RUN      } from './modules/plan_run/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
@@ -74,12 +74,12 @@ workflow {
 
     // With --reuse, what earlier files hold is taken out of the chunks; the merge takes it from there.
     earlier = (chosen.reuse ?: '').tokenize(',').collectMany { entry -> filesNamed('reuse', entry.trim()) }
-    reused  = contentsInOrder(earlier)
     places  = earlier.withIndex(1).collect { path, number -> "earlier/${number}/${path.name}".toString() }
+    reused  = [earlier: places, identities: identitiesInOrder(earlier)]
     work    = SPLIT_FASTA.out
     if( earlier ) {
         whole = SPLIT_FASTA.out.chunks.flatten().toSortedList { left, right -> left.name <=> right.name }
-        wanted = recipe + chosen.subMap(['store_dtype', 'verify']) + [dtype: dtype, names: earlier.collect { path -> path.name }, contents: reused]
+        wanted = recipe + chosen.subMap(['store_dtype', 'verify']) + [dtype: dtype, names: earlier.collect { path -> path.name }, identities: reused.identities]
         REUSE_EMBEDDINGS(earlier, whole, SPLIT_FASTA.out.records, SPLIT_FASTA.out.totals, FETCH_WEIGHTS.out.description, wanted, code)
         work = REUSE_EMBEDDINGS.out
     }
@@ -104,14 +104,14 @@ workflow {
             .filter { vectors, sampled -> vectors.baseName in sampled }
             .map { vectors, _sampled -> vectors }
             .toSortedList { left, right -> left.name <=> right.name }
-        VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, places, code)
+        VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, reused, code)
         verdict = VERIFY_EMBEDDINGS.out.verdict
         versions = versions.mix(VERIFY_EMBEDDINGS.out.versions)
     }
 
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
-    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + [earlier: places, contents: reused], code)
+    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + reused, code)
 
     versions = versions.mix(MERGE_CHUNKS.out.versions)
 

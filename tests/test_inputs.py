@@ -72,6 +72,14 @@ def test_files_whose_contents_change_places_are_not_the_same_input(tmp_path, hos
     assert not run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), *given, "-stub-run", "-resume", parser=parser).submitted()
 
 
+def test_an_earlier_result_of_a_terabyte_is_not_read_for_a_hash(tmp_path, hostile_pt):
+    """It is sparse, so it takes no place, and yet a quarter of an hour to read."""
+    with open(tmp_path / "earlier.h5", "wb") as earlier:
+        earlier.truncate(1 << 40)
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--reuse", "earlier.h5", "-stub-run")
+    assert run.submitted()["REUSE_EMBEDDINGS"] == run.submitted()["MERGE_CHUNKS"] == run.submitted()["VERIFY_EMBEDDINGS"] == 1
+
+
 def test_files_of_one_name_in_several_folders_are_taken_in_the_order_of_their_folders(tmp_path, hostile_pt):
     """The file system lists folders in an order of its own, which is another after a copy; so rows and ledger would be."""
     folders = [f"plate{number}" for number in (7, 3, 9, 1, 8, 2, 6, 4, 5)]

@@ -36,6 +36,11 @@ def contentsInOrder(paths) {
     return paths.size() < 2 ? [] : paths.collect { path -> nextflow.util.CacheHelper.hasher(path, nextflow.util.CacheHelper.HashMode.DEEP).hash().toString() }
 }
 
+// What tells each file from another and from itself before a change, without reading it: an earlier result may have a hundred gigabytes.
+def identitiesInOrder(paths) {
+    return paths.collect { path -> "${path.toUriString()} ${path.size()} ${java.nio.file.Files.getLastModifiedTime(path)}".toString() } // null where a server tells none
+}
+
 // The rows of a samplesheet: columns `sample` and `fasta` in any order, others are not looked at. Relative paths start from its folder.
 def rowsOf(sheet) {
     def separator = sheet.name.endsWith('.tsv') ? '\t' : ','

@@ -1,6 +1,6 @@
 process MERGE_CHUNKS {
     label 'process_single'
-    cache 'deep'
+    cache 'lenient' // see modules/reuse_embeddings
 
     input:
     path chunks, stageAs: 'chunks/*'

@@ -1,7 +1,9 @@
 process REUSE_EMBEDDINGS {
     tag "${options.names.join(' ')}"
     label 'process_single'
-    cache 'deep'
+    // Files of other tasks lie in folders that are theirs alone, and the user's are named in `options.identities`: path and size tell them, and nobody
+    // reads gigabytes of vectors for a hash, from a bucket over the network. Nor does a drifting mtime run this again.
+    cache 'lenient'
 
     input:
     path earlier, stageAs: 'earlier/?/*'

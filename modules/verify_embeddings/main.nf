@@ -1,6 +1,6 @@
 process VERIFY_EMBEDDINGS {
     label 'process_gpu'
-    cache 'deep'
+    cache 'lenient' // see modules/reuse_embeddings
 
     input:
     path chunks, stageAs: 'chunks/*'
@@ -8,7 +8,7 @@ process VERIFY_EMBEDDINGS {
     path sample
     path weights
     val weights_sha256
-    val earlier_places
+    val options
     val code_digest
 
     output:
@@ -16,7 +16,7 @@ process VERIFY_EMBEDDINGS {
     path 'versions.yml', emit: versions
 
     script:
-    def reuse = earlier_places ? "--earlier '${earlier_places.join(',')}'" : ''
+    def reuse = options.earlier ? "--earlier '${options.earlier.join(',')}'" : ''
     """
     shopt -s nullglob
     verify_embeddings.py chunks/*.h5 --sample ${sample} --weights ${weights} --device "\${PROTEMBED_DEVICE}" --threads ${task.cpus} ${reuse}
