@@ -98,20 +98,28 @@ workflow {
     verdict = []
     versions = channel.of("Workflow:\n  Nextflow: \"${workflow.nextflow.version}\"\n  protembed: \"${workflow.manifest.version}\"\n")
         .mix(SPLIT_FASTA.out.versions, FETCH_WEIGHTS.out.versions, work.versions, EMBED_CHUNK.out.versions)
+    contents = EMBED_CHUNK.out.metrics.map { metrics -> [metrics.simpleName, parsed(metrics).content_sha256] } // their inputs' hash does not read vectors
     if( chosen.verify > 0 ) {
-        holding = EMBED_CHUNK.out.vectors
-            .combine(work.totals.map { totals -> [parsed(totals).sampled_chunks] })
-            .filter { vectors, sampled -> vectors.baseName in sampled }
-            .map { vectors, _sampled -> vectors }
+        sampled = work.totals.map { totals -> [parsed(totals).sampled_chunks] }
+        holding = EMBED_CHUNK.out.vectors.combine(sampled)
+            .filter { vectors, names -> vectors.baseName in names }
+            .map { vectors, _names -> vectors }
             .toSortedList { left, right -> left.name <=> right.name }
-        VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, reused, code)
+        held = contents.combine(sampled)
+            .filter { name, _content, names -> name in names }
+            .map { name, content, _names -> "${name} ${content}".toString() }
+            .toSortedList()
+            .map { list -> reused + [contents: list] }
+        VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, held, code)
         verdict = VERIFY_EMBEDDINGS.out.verdict
         versions = versions.mix(VERIFY_EMBEDDINGS.out.versions)
     }
 
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
-    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + reused, code)
+    merging  = chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + reused
+    all      = contents.map { name, content -> "${name} ${content}".toString() }.toSortedList().map { list -> merging + [contents: list] }
+    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, all, code)
 
     versions = versions.mix(MERGE_CHUNKS.out.versions)
 

@@ -49,11 +49,18 @@ def test_what_changes_no_number_recomputes_nothing(finished):
     folder, arguments, parser, _, _ = finished
     (folder / "neutral.config").write_text("process { withName: EMBED_CHUNK { cpus = 1; memory = 3.GB } }\nprocess.beforeScript = 'true'\n")
     (folder / "proteins.fasta").touch()
-    moved = ["--outdir", "elsewhere", "--checkpoint_dir", "other_root"]
-    neutral = [*moved, "--checkpoint_seconds", "7", "--max_tokens", "999", "--keep_checkpoints", "--publish_dir_mode", "link"]
+    neutral = ["--outdir", "elsewhere", "--checkpoint_seconds", "7", "--max_tokens", "999", "--keep_checkpoints", "--publish_dir_mode", "link"]
     again = run_pipeline(folder, *arguments, *neutral, "-c", "neutral.config", "-resume", parser=parser)
     assert not again.submitted()
     assert content(folder, "elsewhere") == content(folder)
+
+
+@pytest.mark.parametrize("finished", PARSERS[1:], indirect=True)
+def test_another_checkpoint_folder_computes_no_vector_again(finished):
+    folder, arguments, parser, chunks, _ = finished
+    again = run_pipeline(folder, *arguments, "--checkpoint_dir", "other_root", "-resume", parser=parser)
+    assert again.submitted() == {"MERGE_CHUNKS": 1}  # which removes checkpoints, and knows their folder by its path
+    assert again.cached()["EMBED_CHUNK"] == chunks
 
 
 @pytest.mark.parametrize("finished", PARSERS[:1], indirect=True)
@@ -66,22 +73,18 @@ def test_a_cached_result_replaces_what_another_run_has_published_in_its_place(fi
     assert content(folder) == whole
 
 
-# Each parameter that can change a result, and the steps that must run again. A stub's outputs have no content that could
-# differ, so that what follows such a step stays cached (cache 'deep').
+# Each parameter that can change a result, and the steps that must run again: chunks are known by content, what follows a step by place.
+AFTER = {"VERIFY_EMBEDDINGS", "MERGE_CHUNKS"}
 CHANGES = [
-    (["--max_residues", "100"], {"EMBED_CHUNK"}),
-    (["--long_sequences", "full"], {"EMBED_CHUNK"}),
-    (["--repr_layers", "0,1"], {"EMBED_CHUNK"}),
-    (["--include", "mean,bos"], {"EMBED_CHUNK"}),
-    (["--dtype", "bfloat16"], {"EMBED_CHUNK"}),
-    (["--on_failure", "skip"], {"EMBED_CHUNK", "MERGE_CHUNKS"}),
+    *((list(change), {"EMBED_CHUNK", *AFTER}) for change in (("--max_residues", "100"), ("--long_sequences", "full"), ("--repr_layers", "0,1"))),
+    *((list(change), {"EMBED_CHUNK", *AFTER}) for change in (("--include", "mean,bos"), ("--dtype", "bfloat16"), ("--on_failure", "skip"))),
     (["--store_dtype", "float16"], {"MERGE_CHUNKS"}),
-    (["--invalid_residues", "skip"], {"SPLIT_FASTA"}),
-    (["--duplicate_ids", "rename"], {"SPLIT_FASTA"}),
-    (["--chunk_residues", "3000"], {"SPLIT_FASTA"}),
-    (["--verify", "3"], {"SPLIT_FASTA"}),
+    (["--invalid_residues", "skip"], {"SPLIT_FASTA", *AFTER}),
+    (["--duplicate_ids", "rename"], {"SPLIT_FASTA", *AFTER}),
+    (["--chunk_residues", "3000"], {"SPLIT_FASTA", *AFTER}),
+    (["--verify", "3"], {"SPLIT_FASTA", *AFTER}),
     (["--verify", "0"], {"SPLIT_FASTA", "MERGE_CHUNKS"}),
-    (["--model", "random:esm2_t6_8M_UR50D"], {"FETCH_WEIGHTS", "EMBED_CHUNK", "VERIFY_EMBEDDINGS"}),
+    (["--model", "random:esm2_t6_8M_UR50D"], {"FETCH_WEIGHTS", "EMBED_CHUNK", *AFTER}),
 ]
 
 
@@ -151,20 +154,8 @@ def check_paths(root):
 
 def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_the_same_bits(tmp_path, slow_pt):
     fasta = write_fasta(tmp_path / "proteins.fasta", make_proteins([250] * 64, seed=4))
-    shared = [
-        "--input",
-        fasta,
-        "--model",
-        slow_pt,
-        "--weights_dir",
-        tmp_path / "downloads",
-        "--chunk_residues",
-        8000,
-        "--checkpoint_seconds",
-        0,
-        "--max_tokens",
-        1008,
-    ]
+    shared = ["--input", fasta, "--model", slow_pt, "--weights_dir", tmp_path / "downloads", "--chunk_residues", 8000]
+    shared += ["--checkpoint_seconds", 0, "--max_tokens", 1008]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     run_pipeline(whole, *shared, "--keep_checkpoints")
@@ -192,3 +183,16 @@ def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_
     assert sum(metrics["reused"] for metrics in finished) > 0
     assert sum(metrics["reused"] + metrics["computed"] for metrics in finished) >= 64
     assert sum(metrics["forward_passes"] for metrics in finished) < passes
+
+
+def test_a_chunk_that_is_made_again_in_its_old_place_with_other_bits_is_merged_and_verified_again(tmp_path, hostile_pt, monkeypatch):
+    """Its task has the same hash, its file the same path and size: only what it says of its content tells."""
+    arguments = [*basic(tmp_path, hostile_pt), "--chunk_residues", 100_000]
+    run_pipeline(tmp_path, *arguments)
+    (chunk,) = tmp_path.glob("work/*/*/chunk_*.h5")
+    before, size = content(tmp_path), chunk.stat().st_size
+    shutil.rmtree(chunk.parent)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")  # an older processor, to torch: other roundings
+    again = run_pipeline(tmp_path, *arguments, "-resume")
+    assert chunk.stat().st_size == size and content(tmp_path) != before
+    assert again.submitted() == {"EMBED_CHUNK": 1, "VERIFY_EMBEDDINGS": 1, "MERGE_CHUNKS": 1}

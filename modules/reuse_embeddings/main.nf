@@ -1,8 +1,9 @@
 process REUSE_EMBEDDINGS {
     tag "${options.names.join(' ')}"
     label 'process_single'
-    // Files of other tasks lie in folders that are theirs alone, and the user's are named in `options.identities`: path and size tell them, and nobody
-    // reads gigabytes of vectors for a hash, from a bucket over the network. Nor does a drifting mtime run this again.
+    // Path and size, for nobody should read gigabytes of vectors for a hash, from a bucket over the network, and no drifting mtime run
+    // this again. Files of other tasks lie in folders of their own; what lenient does not see is an input: `identities` of the user's
+    // files, and in the steps after the embedding `contents`, the digests that EMBED_CHUNK tells of its files.
     cache 'lenient'
 
     input:
