@@ -80,7 +80,7 @@ workflow {
     if( earlier ) {
         whole = SPLIT_FASTA.out.chunks.flatten().toSortedList { left, right -> left.name <=> right.name }
         wanted = recipe + chosen.subMap(['store_dtype', 'verify']) + [dtype: dtype, names: earlier.collect { path -> path.name }, identities: reused.identities]
-        REUSE_EMBEDDINGS(earlier, whole, SPLIT_FASTA.out.records, SPLIT_FASTA.out.totals, FETCH_WEIGHTS.out.description, wanted, code)
+        REUSE_EMBEDDINGS(earlier, whole, SPLIT_FASTA.out.records, SPLIT_FASTA.out.totals, FETCH_WEIGHTS.out.description, FETCH_WEIGHTS.out.sha256.map { digest -> wanted + [weights: digest] }, code)
         work = REUSE_EMBEDDINGS.out
     }
     work.totals.subscribe { totals ->
@@ -98,16 +98,15 @@ workflow {
     verdict = []
     versions = channel.of("Workflow:\n  Nextflow: \"${workflow.nextflow.version}\"\n  protembed: \"${workflow.manifest.version}\"\n")
         .mix(SPLIT_FASTA.out.versions, FETCH_WEIGHTS.out.versions, work.versions, EMBED_CHUNK.out.versions)
-    contents = EMBED_CHUNK.out.metrics.map { metrics -> [metrics.simpleName, parsed(metrics).content_sha256] } // their inputs' hash does not read vectors
     if( chosen.verify > 0 ) {
         sampled = work.totals.map { totals -> [parsed(totals).sampled_chunks] }
         holding = EMBED_CHUNK.out.vectors.combine(sampled)
             .filter { vectors, names -> vectors.baseName in names }
             .map { vectors, _names -> vectors }
             .toSortedList { left, right -> left.name <=> right.name }
-        held = contents.combine(sampled)
-            .filter { name, _content, names -> name in names }
-            .map { name, content, _names -> "${name} ${content}".toString() }
+        held = EMBED_CHUNK.out.metrics.combine(sampled)
+            .filter { metrics, names -> metrics.simpleName in names }
+            .map { metrics, _names -> "${metrics.simpleName} ${parsed(metrics).content_sha256}".toString() }
             .toSortedList()
             .map { list -> reused + [contents: list] }
         VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, held, code)
@@ -118,8 +117,8 @@ workflow {
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
     merging  = chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + reused
-    all      = contents.map { name, content -> "${name} ${content}".toString() }.toSortedList().map { list -> merging + [contents: list] }
-    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, all, code)
+    made     = EMBED_CHUNK.out.metrics.map { metrics -> "${metrics.simpleName} ${metrics.text.md5()}".toString() }.toSortedList()
+    MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, made.map { list -> merging + [made: list] }, code)
 
     versions = versions.mix(MERGE_CHUNKS.out.versions)
 

@@ -188,11 +188,12 @@ def test_a_killed_worker_is_retried_in_the_same_run_and_a_killed_run_resumes_to_
 def test_a_chunk_that_is_made_again_in_its_old_place_with_other_bits_is_merged_and_verified_again(tmp_path, hostile_pt, monkeypatch):
     """Its task has the same hash, its file the same path and size: only what it says of its content tells."""
     arguments = [*basic(tmp_path, hostile_pt), "--chunk_residues", 100_000]
-    run_pipeline(tmp_path, *arguments)
+    run_pipeline(tmp_path, *arguments, parser="v2")
     (chunk,) = tmp_path.glob("work/*/*/chunk_*.h5")
     before, size = content(tmp_path), chunk.stat().st_size
     shutil.rmtree(chunk.parent)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")  # an older processor, to torch: other roundings
-    again = run_pipeline(tmp_path, *arguments, "-resume")
+    again = run_pipeline(tmp_path, *arguments, "-resume", parser="v2")
     assert chunk.stat().st_size == size and content(tmp_path) != before
     assert again.submitted() == {"EMBED_CHUNK": 1, "VERIFY_EMBEDDINGS": 1, "MERGE_CHUNKS": 1}
+    assert [path.name for path in (tmp_path / "work" / "checkpoints").iterdir()] == [".protembed-anchor"]

@@ -1,9 +1,9 @@
 process REUSE_EMBEDDINGS {
     tag "${options.names.join(' ')}"
     label 'process_single'
-    // Path and size, for nobody should read gigabytes of vectors for a hash, from a bucket over the network, and no drifting mtime run
-    // this again. Files of other tasks lie in folders of their own; what lenient does not see is an input: `identities` of the user's
-    // files, and in the steps after the embedding `contents`, the digests that EMBED_CHUNK tells of its files.
+    // Path and size, for nobody should read gigabytes of vectors for a hash, from a bucket over the network, and no drifting mtime of
+    // a file of ours run this again. Such files lie in folders of their own; that one was made again in its old place, lenient does
+    // not see: of the user's files `identities` tell, of weights their digest, of chunk files `contents` and `made`.
     cache 'lenient'
 
     input:
