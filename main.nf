@@ -80,7 +80,8 @@ workflow {
     if( earlier ) {
         whole = SPLIT_FASTA.out.chunks.flatten().toSortedList { left, right -> left.name <=> right.name }
         wanted = recipe + chosen.subMap(['store_dtype', 'verify']) + [dtype: dtype, names: earlier.collect { path -> path.name }, identities: reused.identities]
-        REUSE_EMBEDDINGS(earlier, whole, SPLIT_FASTA.out.records, SPLIT_FASTA.out.totals, FETCH_WEIGHTS.out.description, FETCH_WEIGHTS.out.sha256.map { digest -> wanted + [weights: digest] }, code)
+        with_weights = FETCH_WEIGHTS.out.sha256.map { digest -> wanted + [weights: digest] }
+        REUSE_EMBEDDINGS(earlier, whole, SPLIT_FASTA.out.records, SPLIT_FASTA.out.totals, FETCH_WEIGHTS.out.description, with_weights, code)
         work = REUSE_EMBEDDINGS.out
     }
     work.totals.subscribe { totals ->
@@ -94,22 +95,20 @@ workflow {
 
     EMBED_CHUNK.out.metrics.subscribe { metrics -> note(metrics, notes) }
 
+    // What tells a chunk file from one that was made again in its place: the digest of its metrics, which have times. [chunk_0dcc6e04baffd4a2 <MD5>, ...]
+    made = EMBED_CHUNK.out.metrics.map { metrics -> "${metrics.simpleName} ${metrics.text.md5()}".toString() }.toSortedList()
+
     // Before the merge: embeddings.h5 appears only when its numbers are proven. [chunk_0dcc6e04baffd4a2.h5, ...] that hold the sample.
     verdict = []
     versions = channel.of("Workflow:\n  Nextflow: \"${workflow.nextflow.version}\"\n  protembed: \"${workflow.manifest.version}\"\n")
         .mix(SPLIT_FASTA.out.versions, FETCH_WEIGHTS.out.versions, work.versions, EMBED_CHUNK.out.versions)
     if( chosen.verify > 0 ) {
-        sampled = work.totals.map { totals -> [parsed(totals).sampled_chunks] }
-        holding = EMBED_CHUNK.out.vectors.combine(sampled)
-            .filter { vectors, names -> vectors.baseName in names }
-            .map { vectors, _names -> vectors }
+        holding = EMBED_CHUNK.out.vectors
+            .combine(work.totals.map { totals -> [parsed(totals).sampled_chunks] })
+            .filter { vectors, sampled -> vectors.baseName in sampled }
+            .map { vectors, _sampled -> vectors }
             .toSortedList { left, right -> left.name <=> right.name }
-        held = EMBED_CHUNK.out.metrics.combine(sampled)
-            .filter { metrics, names -> metrics.simpleName in names }
-            .map { metrics, _names -> "${metrics.simpleName} ${parsed(metrics).content_sha256}".toString() }
-            .toSortedList()
-            .map { list -> reused + [contents: list] }
-        VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, held, code)
+        VERIFY_EMBEDDINGS(holding, earlier, work.sample, FETCH_WEIGHTS.out.weights, FETCH_WEIGHTS.out.sha256, made.map { list -> reused + [made: list] }, code)
         verdict = VERIFY_EMBEDDINGS.out.verdict
         versions = versions.mix(VERIFY_EMBEDDINGS.out.versions)
     }
@@ -117,7 +116,6 @@ workflow {
     // Sorted, so that nothing downstream depends on which task was first; an empty list lets the merge say what is missing.
     embedded = EMBED_CHUNK.out.vectors.toSortedList { left, right -> left.name <=> right.name }
     merging  = chosen.subMap(['store_dtype', 'compression', 'shards', 'on_failure']) + reused
-    made     = EMBED_CHUNK.out.metrics.map { metrics -> "${metrics.simpleName} ${metrics.text.md5()}".toString() }.toSortedList()
     MERGE_CHUNKS(embedded, earlier, work.records, FETCH_WEIGHTS.out.description, verdict, checkpoints, made.map { list -> merging + [made: list] }, code)
 
     versions = versions.mix(MERGE_CHUNKS.out.versions)

@@ -154,7 +154,8 @@ def main(options: Options) -> None:
     compute_exactly()
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    place = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints", recipe.identity.digest, chunk.name
+    root = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints"
+    place = root, recipe.identity.digest, chunk.name
     checkpoint = ChunkCheckpoint(*place, len(chunk.pieces))
     provided = checkpoint.good_batches()
     missing = set(range(len(chunk.pieces))).difference(*provided.values())
@@ -177,11 +178,10 @@ def main(options: Options) -> None:
         report_failures(failed, chunk, failures_path(*place))
     provenance = dict(device=device, torch=torch.__version__, max_tokens=str(embedder.max_tokens))
     content = ChunkContent(recipe.identity, chunk.digests, chunk.pieces.residues(), recipe.width, failed, provenance)
-    sealed = write_chunk_file(outdir / f"{chunk.name}.h5", content, map(as_arrays, Stitcher(chunk.pieces).whole(checkpoint.read(provided))))
+    write_chunk_file(outdir / f"{chunk.name}.h5", content, map(as_arrays, Stitcher(chunk.pieces).whole(checkpoint.read(provided))))
     metrics = dict(
         {**facts, **embedder.figures()},
         chunk=chunk.name,
-        content_sha256=sealed,
         identity=recipe.identity.digest,
         failed=len(failed),
         computed=len(chunk.digests) - reused - len(failed),

@@ -46,9 +46,13 @@ def test_bad_input_stops_before_any_embedding_with_its_lines_on_the_console(tmp_
     assert not list((tmp_path / "results").glob("*.*"))
 
 
-def test_an_input_that_does_not_exist_is_named_before_any_task(tmp_path, hostile_pt):
-    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--input", "nowhere.fasta", check=False)
-    assert run.code != 0 and "nowhere.fasta" in run.output
+@pytest.mark.parametrize("name, given", [("input", "nowhere.fasta"), ("input", "columns.csv"), ("model", "nowhere.pt"), ("reuse", "it's.h5")])
+def test_what_is_wrong_with_a_file_is_told_before_any_task(tmp_path, hostile_pt, name, given):
+    """One of each; all that can be: tests/test_inputs.py."""
+    (tmp_path / "columns.csv").write_text("name,fasta_1\nx,a.fasta\n")
+    (tmp_path / "it's.h5").touch()
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), f"--{name}", given, check=False)
+    assert run.code != 0 and given in run.output
     assert not run.submitted()
 
 

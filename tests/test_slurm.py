@@ -33,7 +33,7 @@ process {
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     if not shutil.which("sinfo") or "gpu:2" not in slurm("sinfo", "--noheader", "--format=%G"):
-        pytest.skip("no SLURM with two devices answers; .ci/slurm-up starts one")
+        pytest.skip("no SLURM with two GPUs answers; .ci/slurm-up starts one")
 
 
 def slurm(*command):

@@ -50,8 +50,8 @@ class ChunkContent(NamedTuple):
     provenance: Dict[str, str]  # torch, device, ...
 
 
-def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVectors]) -> str:
-    """Create `path` durably and whole; its content_sha256. Holds one batch in memory; AssertionError unless every good row came exactly once."""
+def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVectors]) -> None:
+    """Create `path` durably and whole. Holds one batch in memory; AssertionError unless every good row came exactly once."""
     row_count = len(content.digests)
     offsets = np.concatenate([[0], np.cumsum(content.residues)]).astype(np.int64)
     names = vector_names(content.identity.repr_layers, content.identity.include)
@@ -74,7 +74,7 @@ def write_chunk_file(path: Path, content: ChunkContent, batches: Iterable[RowVec
         assert (times_written == 1).all(), "a row is missing or came twice"
         with writing(temporary, "r+") as (file, _):
             file["flags"] = flags
-            return seal(file, _attributes(content))
+            seal(file, _attributes(content))
 
 
 def _write_rows(descriptor: int, places: Dict[str, Place], offsets: np.ndarray, batch: RowVectors) -> None:

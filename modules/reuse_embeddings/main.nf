@@ -3,7 +3,7 @@ process REUSE_EMBEDDINGS {
     label 'process_single'
     // Path and size, for nobody should read gigabytes of vectors for a hash, from a bucket over the network, and no drifting mtime of
     // a file of ours run this again. Such files lie in folders of their own; that one was made again in its old place, lenient does
-    // not see: of the user's files `identities` tell, of weights their digest, of chunk files `contents` and `made`.
+    // not see: of the user's files `identities` tell, of weights their digest, of chunk files `made`.
     cache 'lenient'
 
     input:
