@@ -7,6 +7,7 @@ filled with given vectors instead of a model's. Writes JSON.
 
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import resource
@@ -72,8 +73,10 @@ def measured(*command: object) -> dict:
     before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(list(map(str, command)), stderr=said)
-        while process.poll() is None:  # ru_maxrss would count what this process had when it forked
-            peak = max(peak, high_water(process.pid))
+        for tick in itertools.count():  # ru_maxrss would count what this process had when it forked
+            if process.poll() is not None:
+                break
+            peak = peak if tick % 10 else max(peak, high_water(process.pid))
             time.sleep(0.02)
         seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         said.seek(0)
@@ -84,10 +87,14 @@ def measured(*command: object) -> dict:
 
 
 def high_water(pid: int) -> int:
-    """Peak of a process's resident memory in bytes; 0 when it is gone."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as handle:
-        return next((int(line.split()[1]) * 1024 for line in handle if line.startswith("VmHWM")), 0)
-    return 0
+    """Peak of resident memory in bytes, of a process and of those that it has begun together; what they share is counted twice."""
+    peak = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            if str(pid) in (fields["Pid"].strip(), fields["PPid"].strip()):
+                peak += int(fields.get("VmHWM", "0 kB").split()[0]) * 1024
+    return peak
 
 
 def use_memory(share: float, folder: Path, inputs: list) -> None:

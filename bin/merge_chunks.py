@@ -6,14 +6,14 @@ Writes embeddings.h5, ledger.tsv, failed.tsv when a record has no vector, and su
 """
 
 import json
+import math
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
-from typing import IO, ContextManager, Dict, Iterable, Iterator, List, Union
+from typing import IO, Callable, ContextManager, Dict, Iterable, Iterator, List, Tuple, Union
 
 import numpy as np
 
@@ -21,22 +21,22 @@ from protembed import __version__
 from protembed.anchor import folder_of
 from protembed.atomic import write_text, writing_table
 from protembed.attempts import is_anothers
-from protembed.beside import beside_if_large
+from protembed.beside import LEAST_BYTES, Here, apart
 from protembed.checkpoint_folder import read_failures, remove_checkpoint
 from protembed.chunk_file import ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import BadOption, Incomplete
+from protembed.filling import Filler
 from protembed.hdf5 import allow_open_files
-from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, rows_of, shard_names
-from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, Totals, count
+from protembed.layout import CONTACTS, CONTACTS_MAX_RESIDUES, is_ragged, rows_of, shard_names
+from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, Tally, Totals, count
 from protembed.merging import VectorFiles
 from protembed.reading import Embeddings, open_embeddings
-from protembed.records import EARLIER, RecordBlock, read_columns
-from protembed.store import EmbeddingsWriter, ShardedWriter, Sizes, creating_embeddings, creating_shards
+from protembed.records import EARLIER, RecordBlock, count_records, read_columns
+from protembed.store import Sizes, Worker, creating_embeddings, creating_shards
 from protembed.vector_rows import Form
 
 MOST_SHARDS = 10_000
-Writer = Union[EmbeddingsWriter, ShardedWriter]
 
 
 @dataclass(frozen=True)
@@ -62,45 +62,54 @@ class Options:
             raise BadOption(f"--shards must be from 1 to {MOST_SHARDS}, found {self.shards}")
 
 
-def accounted(outcomes: Iterable[Outcomes], ledger: IO[str], failed: IO[str]) -> Iterator[RecordBlock]:
-    """Write the lines of all records, and yield those that have vectors."""
+def accounted(outcomes: Iterable[Outcomes], tally: Tally, ledger: IO[str], failed: IO[str]) -> Iterator[RecordBlock]:
+    """Write the lines of all records, and yield those that have vectors. Ends early where `tally` finds one without that should have one."""
     ledger.write(HEADER)
     failed.write(FAILED_HEADER)
     row = 0
     for some in outcomes:
+        tally.add(some)
+        if tally.offending:
+            return
         ledger.write(some.lines(row))
         failed.write(some.failed_lines())
         block = some.with_vectors()
         row += len(block.ids)
         yield block
-    ledger.flush()  # in a process beside, nobody else would
-    failed.flush()
+
+
+def sizes_of(files: VectorFiles, records: Path, outcomes: Callable[[], Iterable[Outcomes]], on_failure: str) -> Tuple[Sizes, int]:
+    """What the file will hold, and how many records it leaves out. Incomplete where that shows that one has no vector that should have one."""
+    if files.are_good and not any(map(is_ragged, files.names)):  # then all that were to be embedded have their rows, or it will show on the way
+        counts = count_records(records)
+        return Sizes(counts.records - counts.left_out, 0, 0, files.widths, counts.has_samples), counts.left_out
+    totals = count(outcomes(), on_failure)
+    return Sizes(totals.embedded, totals.embedded_residues, totals.pairs, files.widths, totals.has_samples), totals.left_out
 
 
 def sizes_of_shards(outcomes: Iterable[Outcomes], whole: Sizes, shard_rows: int) -> List[Sizes]:
     """What each of the files will hold that get `shard_rows` records, the last one the rest."""
     residues, pairs = (np.zeros(-(-whole.records // shard_rows), np.int64) for _ in range(2))
     row = 0
-    for some in outcomes:
+    for some in outcomes if any(map(is_ragged, whole.widths)) else ():
         embedded = some.residues[some.has_vector]
         numbers = np.arange(row, row + len(embedded)) // shard_rows
         np.add.at(residues, numbers, embedded)
         np.add.at(pairs, numbers, rows_of(CONTACTS, embedded))
         row += len(embedded)
-    counts = [min(shard_rows, row - start) for start in range(0, row, shard_rows)]
+    counts = [min(shard_rows, whole.records - start) for start in range(0, whole.records, shard_rows)]
     return [whole._replace(records=count, residues=int(some), pairs=int(of)) for count, some, of in zip(counts, residues, pairs)]
 
 
-def run_attributes(files: VectorFiles, totals: Totals, options: Options) -> Dict[str, object]:
+def run_attributes(files: VectorFiles, options: Options) -> Dict[str, object]:
     """What embeddings.h5 says of its origin."""
     weights = json.loads(Path(options.weights).read_text(encoding="utf-8"))
-    identity, counts = files.identity, totals.counts
     provenances = [file.provenance for file in files.by_name.values()]
     together = {key: ", ".join(sorted({provenance[key] for provenance in provenances})) for key in ("torch", "device")}
     return dict(
         model=weights["model"],
         random_weights=int(weights["random"]),
-        **identity.as_attributes(),
+        **files.identity.as_attributes(),
         contacts_max_residues=CONTACTS_MAX_RESIDUES,
         store_dtype=options.store_dtype,
         compression=options.compression,
@@ -111,10 +120,13 @@ def run_attributes(files: VectorFiles, totals: Totals, options: Options) -> Dict
         command=options.run_command,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         reused_from=json.dumps([file.origin() for file in files.by_name.values() if isinstance(file, Embeddings)]),
-        n_records=counts["records"],
-        n_embedded=totals.embedded,
-        n_skipped=counts["records"] - totals.embedded,
+        verify=json.dumps(verdict_of(options)),
     )
+
+
+def verdict_of(options: Options) -> Dict[str, object]:
+    """What verify.json says, if there is one."""
+    return json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
 
 
 def open_all(options: Options, stack: ExitStack) -> Dict[str, Union[ChunkFile, Embeddings]]:
@@ -128,11 +140,12 @@ def open_all(options: Options, stack: ExitStack) -> Dict[str, Union[ChunkFile, E
     return files
 
 
-def creating(path: Path, sizes: Sizes, form: Form, files: VectorFiles, shards: List[Sizes], attributes: Dict[str, object]) -> ContextManager[Writer]:
-    """A writer of `path`, in shards where there are several."""
-    if len(shards) < 2:
-        return creating_embeddings(path, sizes, form, files)
-    return creating_shards(path, sizes, form, files, dict(zip(shard_names(path, len(shards)), shards)), attributes)
+def filling(files: VectorFiles, form: Form, sizes: Sizes, in_shards: bool) -> ContextManager[Worker]:
+    """Who fills the vector datasets: a process of its own where they are large, and not compressed (HDF5 does that, here)."""
+    shapes = {name: sizes.shape(name) for name in sizes.widths}
+    filler = Filler(files, form.dtype, shapes if in_shards else {})
+    large = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(form.dtype).itemsize >= LEAST_BYTES
+    return apart(filler) if large and form.compression == "none" else nullcontext(Here(filler))
 
 
 def main(options: Options) -> None:
@@ -142,34 +155,44 @@ def main(options: Options) -> None:
     with ExitStack() as stack:
         by_name = open_all(options, stack)
         identity = next((file.identity.digest for file in by_name.values()), "")
-        failures = read_failures(folder_of(Path(options.anchor)), identity) if options.anchor else {}
-        files = VectorFiles(by_name, failures)
-
-        def outcomes() -> Iterator[Outcomes]:
-            return map(files.outcomes, read_columns(Path(options.records)))
-
+        files = VectorFiles(by_name, read_failures(folder_of(Path(options.anchor)), identity) if options.anchor else {})
         files.refuse_nothing(read_columns(Path(options.records)))
-        totals, coverage = count(outcomes(), options.on_failure)
-        verdict = json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
-        attributes = dict(run_attributes(files, totals, options), verify=json.dumps(verdict))
-        tables = [outdir / "ledger.tsv", outdir / "failed.tsv" if attributes["n_skipped"] else Path(os.devnull)]
-        lines = [stack.enter_context(writing_table(path)) for path in tables]
-        sizes = Sizes(totals.embedded, totals.embedded_residues, totals.pairs, files.widths, totals.has_samples)
-        shards = sizes_of_shards(outcomes(), sizes, -(-sizes.records // options.shards)) if options.shards > 1 and sizes.records else []
-        blocks = beside_if_large(partial(accounted, outcomes(), *lines), Path(options.records).stat().st_size)
-        with creating(outdir / "embeddings.h5", sizes, Form(options.store_dtype, options.compression), files, shards, attributes) as writer:
-            for block in blocks:
-                writer.append(block)
-            if writer.finish(attributes) != coverage:
-                raise Incomplete("the ids or sequences of embeddings.h5 are not those of the input; please report it")
-            files.check_all()
-    write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict), indent=2) + "\n")
+        totals, attributes = merged(files, options, outdir)
+    write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict_of(options)), indent=2) + "\n")
     if options.anchor and not options.keep_checkpoints:
         for name in files.by_name:
             place = folder_of(Path(options.anchor)), files.identity.digest, name
             if not is_anothers(*place, options.session):
                 remove_checkpoint(*place)
     log.info("embeddings.h5: %(n_embedded)d of %(n_records)d records, model %(model)s", attributes)
+
+
+def merged(files: VectorFiles, options: Options, outdir: Path) -> Tuple[Totals, Dict[str, object]]:
+    """Write embeddings.h5, its shards, and the tables of all records."""
+
+    def outcomes() -> Iterator[Outcomes]:
+        return map(files.outcomes, read_columns(Path(options.records)))
+
+    sizes, left_out = sizes_of(files, Path(options.records), outcomes, options.on_failure)
+    shards = sizes_of_shards(outcomes(), sizes, -(-sizes.records // options.shards)) if options.shards > 1 and sizes.records else []
+    form, attributes, path = Form(options.store_dtype, options.compression), run_attributes(files, options), outdir / "embeddings.h5"
+    with ExitStack() as stack:
+        filler = stack.enter_context(filling(files, form, sizes, len(shards) > 1))
+        tables = [outdir / "ledger.tsv", outdir / "failed.tsv" if left_out else Path(os.devnull)]
+        lines = [stack.enter_context(writing_table(table)) for table in tables]
+        if len(shards) > 1:
+            writer = stack.enter_context(creating_shards(path, sizes, form, filler, dict(zip(shard_names(path, len(shards)), shards)), attributes))
+        else:
+            writer = stack.enter_context(creating_embeddings(path, sizes, form, filler))
+        tally = Tally(options.on_failure)
+        for block in accounted(outcomes(), tally, *lines):
+            writer.append(block)
+        totals = tally.totals() if not tally.offending else count(outcomes(), options.on_failure)
+        counts = dict(n_records=totals.counts["records"], n_embedded=totals.embedded, n_skipped=totals.left_out)
+        if writer.finish(attributes | counts) != tally.coverage():
+            raise Incomplete("the ids or sequences of embeddings.h5 are not those of the input; please report it")
+        filler.ask("check_all")
+    return totals, attributes | counts
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from tests.system_calls import Operation, ask_to_be_traced, fail, operation_of, ptrace, supported
 
 CONT, SYSCALL, SETOPTIONS = 7, 24, 0x4200
-OPTIONS = 0x1 | 0x8 | 0x80 | 0x100000  # SYSGOOD, TRACECLONE, TRACESECCOMP, EXITKILL
+OPTIONS = 0x1 | 0x2 | 0x8 | 0x80 | 0x100000  # SYSGOOD, TRACEFORK, TRACECLONE, TRACESECCOMP, EXITKILL
 EVENT_SECCOMP, ALL_THREADS = 7, 0x40000000
 BEFORE, AFTER, KILLED = "before", "after", -signal.SIGKILL
 PROCESSES = 2
@@ -86,6 +86,7 @@ def run_traced(
 ) -> Run:
     """Run `work` in a forked process; kill it before or after its `at`-th operation under `folder`, counted from 1.
 
+    Operations of processes that it forks count, too; those outlive it until they end by themselves.
     With `meanwhile` it is not killed there (at every operation, if `at` is None) but held, and goes on when `meanwhile`
     has returned. With `fault` the operation fails. The kernel answers calls that are `refused` with EPERM.
     """
@@ -94,12 +95,14 @@ def run_traced(
     ptrace(SETOPTIONS, child, OPTIONS)
     ptrace(CONT, child, 0)
     operations: List[Operation] = []
-    killed = False
+    killed, code = False, 0
     while True:
-        thread, status = os.waitpid(-child, ALL_THREADS)
+        try:
+            thread, status = os.waitpid(-child, ALL_THREADS)
+        except ChildProcessError:
+            return Run(operations, code)
         if not os.WIFSTOPPED(status):
-            if thread == child:
-                return Run(operations, os.waitstatus_to_exitcode(status))
+            code = os.waitstatus_to_exitcode(status) if thread == child else code
             continue
         request, stopped_by, event = CONT, os.WSTOPSIG(status), status >> 16
         kill = stopped_by == signal.SIGTRAP | 0x80  # the call has returned: after

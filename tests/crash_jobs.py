@@ -135,6 +135,14 @@ class ShardedMergeJob(MergeJob):
     shards = 2
 
 
+class ApartMergeJob(MergeJob):
+    """With the vectors in a process of their own, as where there are many."""
+
+    def run(self, folder: Path) -> None:
+        merge_chunks.LEAST_BYTES = 0
+        super().run(folder)
+
+
 def run_script(script, *files, **options) -> None:
     """The script's command line, to its end; SystemExit unless that is a good one."""
     named = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]

@@ -14,7 +14,7 @@ import shutil
 import pytest
 
 from tests.crash import AFTER, BEFORE, FULL, KILLED, finish, in_processes, needs_ptrace, run_traced
-from tests.crash_jobs import EmbedJob, MergeJob, ShardedMergeJob, SplitJob, committed_files, durable_batches, litter
+from tests.crash_jobs import ApartMergeJob, EmbedJob, MergeJob, ShardedMergeJob, SplitJob, committed_files, durable_batches, litter
 
 pytestmark = needs_ptrace
 
@@ -87,7 +87,7 @@ def test_embed_chunk_survives_a_kill_at_every_file_operation_and_computes_nothin
     say(f"embed_chunk{', no hard links' if refused else ''}: {points} crash points, {packs} packs")
 
 
-@pytest.mark.parametrize("make_job", [MergeJob, ShardedMergeJob], ids=["one file", "two shards"])
+@pytest.mark.parametrize("make_job", [MergeJob, ShardedMergeJob, ApartMergeJob], ids=["one file", "two shards", "two processes"])
 def test_merge_chunks_survives_a_kill_at_every_file_operation(make_job, tmp_path, say):
     job = make_job(tmp_path)
     operations, golden = undisturbed(job, tmp_path / "golden")

@@ -24,7 +24,7 @@ from protembed.layout import CHUNK_FORMAT
 from protembed.seals import damage_named, opened
 from protembed.weights import Description, load_esm2
 from tests.crash import FULL, Fault, finish, in_processes, needs_ptrace, run_traced
-from tests.crash_jobs import EmbedJob, MergeJob, SplitJob, committed_files, litter
+from tests.crash_jobs import ApartMergeJob, EmbedJob, MergeJob, SplitJob, committed_files, litter
 
 pytestmark = needs_ptrace
 
@@ -98,7 +98,7 @@ def test_embed_chunk_survives_the_failure_of_any_file_operation_and_computes_not
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-@pytest.mark.parametrize("make_job", [MergeJob, SplitJob], ids=["merge_chunks", "split_fasta"])
+@pytest.mark.parametrize("make_job", [MergeJob, ApartMergeJob, SplitJob], ids=["merge_chunks", "merge_chunks by two processes", "split_fasta"])
 def test_merge_chunks_and_split_fasta_survive_the_failure_of_any_file_operation(tmp_path, say, make_job, fault):
     job = make_job(tmp_path)
 

@@ -1,21 +1,25 @@
 """The form of vectors in embeddings.h5: compressed, in half precision, written in blocks. None of it may change what they are."""
 
-import time
+import errno
+import os
 import weakref
 
 import h5py
 import numpy as np
 import pytest
 
-from protembed import store
+from protembed import filling, store
+from protembed.beside import Here
+from protembed.filling import Filler
+from protembed.hdf5 import Place
 from protembed.merging import VectorFiles, parts
 from protembed.reading import Embeddings
+from protembed.records import RecordBlock
 from protembed.shapes import Shape
 from protembed.store import check_embeddings
-from protembed.vector_rows import MOST_PIECES, Form, Threads, VectorRows
+from protembed.vector_rows import Form, Target
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import run_inside, write_fasta
-from tests.nextflow import wait_for
 from tests.test_merge_chunks import merge, run  # noqa: F401
 
 
@@ -49,9 +53,9 @@ def test_a_compressed_file_is_read_as_any_other(run, weights, tmp_path):  # noqa
 
 
 def test_an_empty_result_can_be_compressed(tmp_path):
-    with store.creating_embeddings(
-        tmp_path / "embeddings.h5", store.Sizes(0, 0, 0, {"representations/1/mean": 8}, False), Form("float32", "gzip"), VectorFiles({}, {})
-    ) as writer:
+    sizes = store.Sizes(0, 0, 0, {"representations/1/mean": 8}, False)
+    filler = Here(Filler(VectorFiles({}, {}), "float32", {}))
+    with store.creating_embeddings(tmp_path / "embeddings.h5", sizes, Form("float32", "gzip"), filler) as writer:
         writer.finish({"note": "nothing"})
     with h5py.File(tmp_path / "embeddings.h5") as file:
         assert file["embeddings"].shape == (0, 8)
@@ -80,32 +84,45 @@ def test_pieces_hold_the_records_in_order_and_no_more_than_asked_for_unless_one_
     assert list(parts(sizes[:0], 10)) == []
 
 
-def test_no_more_than_two_pieces_are_in_memory_while_the_next_is_read():
-    given, alive = [], []
+def filler_of_zeros(path, alive):
+    """A file's Filler that has taken 20 records of one piece each, and noted in `alive` how many pieces there were whenever one came."""
+    given, numbers = [], np.zeros(20, np.int64)
 
-    def pieces():
-        for _ in range(20):
-            given.append(weakref.ref(piece := np.zeros((1, 2), np.float32)))
-            alive.append(sum(one() is not None for one in given))
-            yield piece
+    class Source:
+        def pieces(self, block, name):
+            for _ in range(20):
+                given.append(weakref.ref(piece := np.zeros((1, 2), np.float32)))
+                alive.append(sum(one() is not None for one in given))
+                yield piece
 
-    with Threads() as threads:
-        rows = VectorRows((20, 2), "float32", lambda row, rows: time.sleep(0.005), threads, lambda: None)
-        rows.append(pieces(), 20)
-        rows.checksum()
-    assert len(alive) == 20 and max(alive) <= 3
+        def check_used(self):
+            pass
+
+    filler = Filler(Source(), "float32", {})
+    filler.begin(path, {"mean": Target((20, 2), Place(0, (2,), np.dtype(np.float32)))})
+    filler.append(RecordBlock(["id"] * 20, [""] * 20, *[numbers] * 6))
+    return filler
 
 
-def test_when_the_writing_of_a_file_is_given_up_nothing_more_is_read_for_it():
-    seen = []
-    with pytest.raises(KeyboardInterrupt), Threads() as threads:
+def test_no_more_than_two_pieces_are_in_memory_at_once(tmp_path):
+    """One may be a record of 35,000 residues, 179 MB."""
+    alive = []
+    (tmp_path / "file").touch()
+    filler = filler_of_zeros(tmp_path / "file", alive)
+    assert len(filler.finish()) == 1 and len(alive) == 20 and max(alive) <= 2
 
-        def put(row, rows):
-            wait_for(lambda: threads.left, 20)
-            seen.append(row)
 
-        rows = VectorRows((100, 2), "float32", put, threads, lambda: None)
-        for _ in range(10):
-            rows.append(iter([np.zeros((1, 2), np.float32)] * 10), 10)
-        raise KeyboardInterrupt
-    assert len(seen) <= MOST_PIECES + 2
+def test_a_fault_of_the_disk_that_is_told_before_the_end_is_not_lost(tmp_path, monkeypatch):
+    """The system tells it to the first who asks, and the sync at the end is the second."""
+    synced = []
+
+    def refuse(descriptor):
+        synced.append(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(filling, "SYNC_BYTES", 8)
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Errno 5"):
+        filler_of_zeros(tmp_path / "file", []).finish()
+    assert synced

@@ -1,9 +1,12 @@
+from itertools import product
+
 import numpy as np
 import pytest
 
+from protembed import records
 from protembed.errors import BadInput, Incomplete
 from protembed.ledger import FAILED_HEADER, HEADER, Outcomes, count, read_ledger
-from protembed.records import RecordColumns
+from protembed.records import NOTHING, RecordColumns, RecordRow, count_records, read_records, table_of
 
 
 def outcomes_of(*statuses):
@@ -21,10 +24,25 @@ def outcomes_of(*statuses):
 def test_only_what_a_policy_leaves_out_may_be_without_a_vector(status, on_failure, complete, neighbour):
     outcomes = [outcomes_of("embedded", status), outcomes_of(neighbour)]
     if complete and (neighbour == "embedded" or (neighbour, on_failure) == ("kept", "error")):
-        assert count(outcomes, on_failure)[0].counts["records"] == 3
+        assert count(outcomes, on_failure).counts["records"] == 3
     else:
         with pytest.raises(Incomplete, match="of 3 records have no vector"):
             count(outcomes, on_failure)
+
+
+@pytest.mark.parametrize("sample", ["", "-1", "liver"])
+def test_records_are_counted_by_their_bytes_as_by_their_fields(tmp_path, monkeypatch, sample):
+    """Where dashes stand that mean nothing."""
+    monkeypatch.setattr(records, "BLOCK_BYTES", 100)
+    rows = [
+        RecordRow(name, 3, digest, chunk, row, flags, note, sample if number % 2 else "")
+        for number, (name, note, flags) in enumerate(product(["-", "-1", "a"], ["", "-", "-1", "letters: -"], [0, 1]))
+        for digest, chunk, row in [("ab" * 32, "chunk_1", 7), (NOTHING, NOTHING, -1)][: 1 + number % 2]
+    ]
+    (tmp_path / "records.tsv").write_text(table_of(zip(*map(list, zip(*rows)))))
+    assert list(read_records(tmp_path / "records.tsv")) == rows
+    left_out = sum(row.chunk == NOTHING for row in rows)
+    assert count_records(tmp_path / "records.tsv") == (len(rows), left_out, bool(sample)) and 0 < left_out < len(rows)
 
 
 def test_a_line_of_the_ledger_has_the_columns_of_its_header_and_rows_count_those_with_a_vector():

@@ -6,14 +6,13 @@ import h5py
 import numpy as np
 import pytest
 
-from protembed import beside, merging, records, vector_rows
+from protembed import beside, merging, records
 from protembed.anchor import CONTENT, NAME
 from protembed.errors import CorruptStore
 from protembed.layout import Flag
 from protembed.proteins import digest_of, read_fasta
 from protembed.records import read_records
 from protembed.store import check_embeddings
-from protembed.vector_rows import VectorRows
 from tests.conftest import draw_lengths, make_proteins, reference_layers, relative_l2, run_inside, write_fasta
 
 FP32_BOUND = 2e-5
@@ -129,14 +128,13 @@ def test_the_order_of_the_chunk_files_does_not_matter(run, weights, tmp_path):
 def test_vectors_pass_through_memory_in_small_pieces_and_in_order_whatever_their_size(run, weights, tmp_path, monkeypatch, most):
     """Here mean, bos and per_tok of two layers, of sequences among which one is larger than any piece."""
     merge(run, weights, tmp_path / "whole")
-    write, seen = VectorRows._write, []
+    pieces, seen = merging.VectorFiles.pieces, []
 
-    def watched(self, row, pieces, end):
-        write(self, row, (seen.append(piece.nbytes) or piece for piece in pieces), end)
+    def watched(self, block, name):
+        return (seen.append(piece.nbytes) or piece for piece in pieces(self, block, name))
 
     monkeypatch.setattr(merging, "PIECE_BYTES", most * ROW_BYTES)
-    monkeypatch.setattr(VectorRows, "_write", watched)
-    monkeypatch.setattr(vector_rows, "MOST_BLOCKS", 1)
+    monkeypatch.setattr(merging.VectorFiles, "pieces", watched)
     monkeypatch.setattr(records, "BLOCK_BYTES", 1)  # a line
     merge(run, weights, tmp_path / "pieces")
     assert max(seen) == 1022 * ROW_BYTES and seen.count(ROW_BYTES) > 40 * (most == 1)

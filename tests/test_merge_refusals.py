@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from protembed import beside
 from protembed.anchor import CONTENT, NAME
 from protembed.checkpoint_folder import read_failures
 from protembed.hdf5 import create_contiguous
@@ -16,6 +17,11 @@ from protembed.ledger import Outcomes
 from protembed.records import read_records
 from tests.conftest import run_inside
 from tests.test_merge_chunks import merge, run  # noqa: F401
+
+
+@pytest.fixture(autouse=True, params=[1 << 60, 0], ids=["", "vectors apart"])
+def by_one_process_or_two(request, monkeypatch):
+    monkeypatch.setattr(beside, "LEAST_BYTES", request.param)
 
 
 def refused(run, weights, tmp_path, code, says, *arguments, **keywords):

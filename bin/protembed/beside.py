@@ -1,11 +1,17 @@
-"""An iterator that runs in a process of its own, a few steps ahead: two processors instead of one. Unix only (fork)."""
+"""Work in a process of its own, a few steps apart: two processors instead of one. Unix only (fork).
+
+beside    an iterator that runs ahead of who takes its items
+apart     a worker that lags behind who tells it what to do
+"""
 
 import contextlib
 import fcntl
 import multiprocessing
+import os
 import traceback
 from multiprocessing.connection import Connection
-from typing import Callable, Iterator, TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any, Callable, Iterator, Tuple, TypeVar
 
 from protembed.errors import ProtembedError, Transient
 
@@ -25,27 +31,11 @@ def beside(items: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     The process ends when its items do, when this iterator is closed, and by itself when this process dies: it then writes
     to a pipe that nobody reads. Begin before there are threads: it is forked.
     """
-    receiving, sending = multiprocessing.Pipe(duplex=False)
-    with contextlib.suppress(OSError, AttributeError):  # the user's pipes are full already; not Linux
-        fcntl.fcntl(sending.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    process = multiprocessing.get_context("fork").Process(target=_send, args=(items, receiving, sending), daemon=True)
-    process.start()
-    sending.close()
-    try:
-        while True:
-            more, content = receiving.recv()
-            if not more:
-                break
-            yield content
-    except EOFError:
-        process.join()
-        raise Transient(f"the process that reads the input ended (exit code {process.exitcode}); out of memory?") from None
-    finally:
-        receiving.close()
-        process.join()
-    if content:
-        error, trace = content  # a pickled error has lost its own
-        raise error from None if isinstance(error, ProtembedError) else RuntimeError(f"in the process beside:\n{trace}")
+    receiving, sending = _pipe()
+    with _forked(_send, items, receiving, sending) as process, contextlib.closing(receiving):
+        sending.close()
+        while (item := _received(receiving, process))[0]:
+            yield item[1]
 
 
 def _send(items: Callable[[], Iterator[Item]], receiving: Connection, sending: Connection) -> None:
@@ -58,3 +48,110 @@ def _send(items: Callable[[], Iterator[Item]], receiving: Connection, sending: C
         pass
     except Exception as error:
         sending.send((False, (error, traceback.format_exc())))
+
+
+class Here:
+    """A worker that does at once what it is told."""
+
+    def __init__(self, worker: object):
+        self._worker = worker
+
+    def tell(self, method: str, *arguments: object) -> None:
+        """Call a method."""
+        self.ask(method, *arguments)
+
+    def ask(self, method: str, *arguments: object) -> object:
+        """What a method returns."""
+        return getattr(self._worker, method)(*arguments)
+
+
+class Apart:
+    """The same in a process of its own: what it is told is done in order, and not waited for."""
+
+    def __init__(self, process: BaseProcess, orders: Connection, answers: Connection):
+        self._process, self._orders, self._answers = process, orders, answers
+
+    def tell(self, method: str, *arguments: object) -> None:
+        """Have a method called. Raises what came of what it was told before; Transient when its process was killed."""
+        self._send(method, arguments, False)
+
+    def ask(self, method: str, *arguments: object) -> object:
+        """What a method returns, when all before is done. Raises as tell does."""
+        self._send(method, arguments, True)
+        return _received(self._answers, self._process)[1]
+
+    def _send(self, method: str, arguments: Tuple[object, ...], is_asked: bool) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            if not self._answers.poll():
+                return self._orders.send((method, arguments, is_asked))
+        _received(self._answers, self._process)  # unasked: an error
+
+
+@contextlib.contextmanager
+def apart(worker: object) -> Iterator[Apart]:
+    """Have a worker work in a process of its own until the block ends; when that ends in an error, the process is killed.
+
+    It ends by itself when this process dies, after what it is just doing. Begin before there are threads: it is forked.
+    """
+    (inbox, orders), (answers, outbox) = _pipe(), _pipe()
+    with contextlib.closing(answers), _forked(_obey, worker, inbox, orders, answers, outbox) as process, contextlib.closing(orders):
+        inbox.close()
+        outbox.close()
+        try:
+            yield Apart(process, orders, answers)
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _obey(worker: object, inbox: Connection, orders: Connection, answers: Connection, outbox: Connection) -> None:
+    orders.close()
+    answers.close()
+    try:
+        for method, arguments, is_asked in _orders(inbox):
+            result = getattr(worker, method)(*arguments)
+            if is_asked:
+                outbox.send((True, result))
+    except Exception as error:
+        with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+            outbox.send((False, (error, traceback.format_exc())))
+
+
+def _orders(inbox: Connection) -> Iterator[Tuple[str, Tuple[object, ...], bool]]:
+    """Until nobody gives any; those of a process that has died are left in the pipe."""
+    parent = os.getppid()
+    with contextlib.suppress(EOFError):
+        while os.getppid() == parent:
+            yield inbox.recv()
+
+
+def _pipe() -> Tuple[Connection, Connection]:
+    """(the end to receive from, the end to send to)."""
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+    with contextlib.suppress(OSError, AttributeError):  # the user's pipes are full already; not Linux
+        fcntl.fcntl(sending.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return receiving, sending
+
+
+@contextlib.contextmanager
+def _forked(call: Callable[..., None], *arguments: object) -> Iterator[BaseProcess]:
+    """A process that does this, and is waited for at the end."""
+    process = multiprocessing.get_context("fork").Process(target=call, args=arguments, daemon=True)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.join()
+
+
+def _received(receiving: Connection, process: BaseProcess) -> Tuple[bool, Any]:
+    """(True, what was sent), or (False, None) at the end. Raises what was raised there; Transient when the process was killed."""
+    try:
+        more, content = receiving.recv()
+    except EOFError:
+        process.join()
+        raise Transient(f"a process of this task ended (exit code {process.exitcode}); out of memory?") from None
+    if not more and content:
+        error, trace = content  # a pickled error has lost its own
+        raise error from None if isinstance(error, ProtembedError) else RuntimeError(f"in the process beside:\n{trace}")
+    return more, content

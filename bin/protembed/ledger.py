@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from itertools import compress
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Outcomes(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What a first pass over the records tells."""
+    """What a pass over all records tells."""
 
     counts: Counter  # status -> records; `records` is their sum
     flags: Counter  # flag name -> records
@@ -85,6 +85,11 @@ class Totals(NamedTuple):
         """Records that have a vector."""
         return sum(self.counts[status] for status in WITH_VECTOR)
 
+    @property
+    def left_out(self) -> int:
+        """Records that have none."""
+        return self.counts["records"] - self.embedded
+
 
 class Coverage(NamedTuple):
     """Which records have a vector, in order: hexadecimal SHA-256 of their ids, one per line, and of their digests end to end."""
@@ -93,36 +98,56 @@ class Coverage(NamedTuple):
     digests: str
 
 
-def count(outcomes: Iterable[Outcomes], on_failure: str) -> Tuple[Totals, Coverage]:
-    """Count statuses and flags, and take down what the file has to hold; Incomplete when a record has no vector that should have one.
+class Tally:
+    """Counts statuses and flags of all records, and takes down what a file has to hold.
 
     on_failure: 'skip' lets failed sequences go without a vector, never a lost one.
     """
-    unwanted = {"lost", "failed"} if on_failure == "error" else {"lost", "kept"}  # to skip the failed is no leave to lose their neighbours
-    kinds: Counter = Counter()
-    shown: List[str] = []
-    residues, pairs, has_samples = 0, 0, False
-    ids, digests = hashlib.sha256(), hashlib.sha256()
+
+    def __init__(self, on_failure: str):
+        # to skip the failed is no leave to lose their neighbours
+        self._unwanted = {"lost", "failed"} if on_failure == "error" else {"lost", "kept"}
+        self._kinds: Counter = Counter()
+        self._residues, self._pairs, self._has_samples = 0, 0, False
+        self._ids, self._digests = hashlib.sha256(), hashlib.sha256()
+        self.offending: List[str] = []  # the first records without a vector that should have one, in words
+
+    def add(self, some: Outcomes) -> None:
+        """The next records."""
+        self._ids.update("\n".join([*compress(some.records.ids, some.has_vector.tolist()), ""]).encode())
+        self._digests.update(some.digests[some.has_vector].tobytes())
+        self._kinds.update(zip(some.statuses, some.flags.tolist()))
+        self._residues += int(some.residues.sum())
+        self._pairs += int(rows_of(CONTACTS, some.residues).sum())
+        self._has_samples = self._has_samples or any(some.records.samples)
+        if not self._unwanted.isdisjoint(some.statuses):
+            words = (f"{name}: {why}" for name, status, why in zip(some.records.ids, some.statuses, some.reasons) if status in self._unwanted)
+            self.offending += list(words)[: MOST_SHOWN - len(self.offending)]
+
+    def totals(self) -> Totals:
+        """Incomplete when a record has no vector that should have one."""
+        counts, flags = Counter(records=sum(self._kinds.values())), Counter({flag.name.lower(): 0 for flag in Flag})
+        for (status, value), number in self._kinds.items():
+            counts[status] += number
+            flags.update({flag.name.lower(): number for flag in Flag if flag & value})
+        if self.offending:
+            wanted = sum(counts[status] for status in self._unwanted)
+            kept = f"; {counts['kept']} others of their chunks are kept in checkpoints" if counts["kept"] else ""
+            first = f"{wanted} of {counts['records']} records have no vector{kept}; resume to try them again, or give --on_failure skip:"
+            raise Incomplete("\n".join([first, *self.offending]))
+        return Totals(counts, flags, self._residues, self._pairs, self._has_samples)
+
+    def coverage(self) -> Coverage:
+        """Of the records that have a vector."""
+        return Coverage(self._ids.hexdigest(), self._digests.hexdigest())
+
+
+def count(outcomes: Iterable[Outcomes], on_failure: str) -> Totals:
+    """Of all records. Incomplete as Tally raises it."""
+    tally = Tally(on_failure)
     for some in outcomes:
-        ids.update("\n".join([*compress(some.records.ids, some.has_vector.tolist()), ""]).encode())
-        digests.update(some.digests[some.has_vector].tobytes())
-        kinds.update(zip(some.statuses, some.flags.tolist()))
-        residues += int(some.residues.sum())
-        pairs += int(rows_of(CONTACTS, some.residues).sum())
-        has_samples = has_samples or any(some.records.samples)
-        if not unwanted.isdisjoint(some.statuses):
-            offending = (f"{name}: {why}" for name, status, why in zip(some.records.ids, some.statuses, some.reasons) if status in unwanted)
-            shown += list(offending)[: MOST_SHOWN - len(shown)]
-    counts, flags = Counter(records=sum(kinds.values())), Counter({flag.name.lower(): 0 for flag in Flag})
-    for (status, value), number in kinds.items():
-        counts[status] += number
-        flags.update({flag.name.lower(): number for flag in Flag if flag & value})
-    counts["wanted"] = sum(counts[status] for status in unwanted)
-    if shown:
-        kept = f"; {counts['kept']} others of their chunks are kept in checkpoints" if counts["kept"] else ""
-        first = f"{counts['wanted']} of {counts['records']} records have no vector{kept}; resume to try them again, or give --on_failure skip:"
-        raise Incomplete("\n".join([first, *shown]))
-    return Totals(counts, flags, residues, pairs, has_samples), Coverage(ids.hexdigest(), digests.hexdigest())
+        tally.add(some)
+    return tally.totals()
 
 
 def read_ledger(path: Path) -> Iterator[Dict[str, str]]:

@@ -62,6 +62,11 @@ class VectorFiles:
         self.names = vector_names(self.identity.repr_layers, self.identity.include)
         self.widths = {name: self._files[0].width(name) for name in self.names}
 
+    @property
+    def are_good(self) -> bool:
+        """Whether no sequence is known to have failed."""
+        return not self._failures and not any(file.failed for file in self._files)
+
     def refuse_nothing(self, blocks: Iterable[RecordColumns]) -> None:
         """Where there is no file: BadInput when no record was to be embedded, Incomplete when there is no word of those that were."""
         if self._files:

@@ -7,6 +7,7 @@ import numpy as np
 
 EARLIER = "earlier_"  # with the number of a file of --reuse, counted from 1, in place of the chunk of a record that is reused
 NOTHING = "-"  # in place of the digest and chunk of a record that is left out
+LEFT_OUT = f"\t{NOTHING}\t{NOTHING}\t-1\t".encode()  # digest, chunk and row in the line of such a record, and of no other
 BLOCK_BYTES = 1 << 19  # of the table that are read at a time: some four thousand lines
 
 
@@ -91,6 +92,26 @@ def read_columns(path: Path) -> Iterator[RecordColumns]:
             fields = (some + table.readline()).decode().replace("\n", "\t").split("\t")
             names, residues, digests, chunks, rows, flags, notes, samples = (fields[column:-1:width] for column in range(width))
             yield RecordColumns(names, list(map(int, residues)), digests, chunks, list(map(int, rows)), list(map(int, flags)), notes, samples)
+
+
+class RecordCounts(NamedTuple):
+    """Of a records.tsv."""
+
+    records: int
+    left_out: int  # of them: no chunk is to have a vector
+    has_samples: bool  # a samplesheet named them
+
+
+def count_records(path: Path) -> RecordCounts:
+    """From the bytes of records.tsv alone, at a tenth of what reading its fields takes."""
+    records = left_out = without_sample = 0
+    with open(path, "rb") as table:
+        while some := table.read(BLOCK_BYTES):
+            some += table.readline()
+            records += some.count(b"\n")
+            left_out += some.count(LEFT_OUT)
+            without_sample += some.count(b"\t\n")
+    return RecordCounts(records, left_out, without_sample < records)
 
 
 def read_records(path: Path) -> Iterator[RecordRow]:

@@ -17,12 +17,12 @@ datasets of vectors, whose rows stand in them (attr shard_files: JSON, name -> c
 import hashlib
 import json
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Callable, ContextManager, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Tuple
 
 import h5py
 import numpy as np
-from xxhash import xxh3_128
 
 from protembed.atomic import replacing
 from protembed.consistency import check_whole
@@ -30,9 +30,10 @@ from protembed.hdf5 import create_contiguous, writing
 from protembed.layout import CONTACTS, FORMAT, is_per_residue, is_ragged, offsets_name, rows_of
 from protembed.ledger import Coverage
 from protembed.records import RecordBlock
-from protembed.rounding import rounded
 from protembed.seals import checksum_of, damage_named, opened, seal
-from protembed.vector_rows import CountedRows, Form, Part, Source, Threads, VectorRows, putting, rows_elsewhere
+from protembed.vector_rows import Form, Part, create_elsewhere
+
+Append = Callable[[RecordBlock], object]
 
 
 class Sizes(NamedTuple):
@@ -49,13 +50,26 @@ class Sizes(NamedTuple):
         return self.pairs if name == CONTACTS else self.residues if is_per_residue(name) else self.records, self.widths[name]
 
 
-class EmbeddingsWriter:
-    """Appends blocks of records to a file whose size is known; memory does not depend on it."""
+class Worker(Protocol):
+    """A filling.Filler, here or elsewhere: see beside.py."""
 
-    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], sizes: Sizes, source: Source, create: Callable[[str], CountedRows]):
-        self._file, self._raise_fault, self._source, self.records = file, raise_fault, source, sizes.records
+    def tell(self, method: str, *arguments: object) -> None: ...
+
+    def ask(self, method: str, *arguments: object) -> Any: ...
+
+
+class EmbeddingsWriter:
+    """Appends blocks of records to a file whose size is known; memory does not depend on it.
+
+    append_vectors, checksums: have the vectors of records appended to the file's datasets, and finished, by someone else.
+    """
+
+    def __init__(self, file: h5py.File, raise_fault: Callable[[], None], sizes: Sizes, append_vectors: Append, checksums: Callable[[], Dict[str, str]]):
+        self._file, self._raise_fault, self.records = file, raise_fault, sizes.records
+        self._append_vectors, self._checksums = append_vectors, checksums
         self._next = 0
         self._offsets = {offsets_name(name): name for name in sizes.widths if is_ragged(name)}
+        self._filled = dict.fromkeys(self._offsets, 0)  # rows of the datasets that these are for
         self._columns = ["sequence_ids", "samples"] if sizes.has_samples else ["sequence_ids"]
         for column in self._columns:
             file.create_dataset(column, (sizes.records,), dtype=h5py.string_dtype("utf-8"))
@@ -63,15 +77,13 @@ class EmbeddingsWriter:
         create_contiguous(file, "flags", (sizes.records,), np.uint8)
         create_contiguous(file, "sha256", (sizes.records, 32), np.uint8)
         for column in self._offsets:
-            create_contiguous(file, column, (sizes.records + 1,), np.int64)
-            file[column][0] = 0
-        self.vectors = {name: create(name) for name in sizes.widths}
-        means = [name for name in sizes.widths if name.endswith("/mean")]
-        if means:
+            create_contiguous(file, column, (sizes.records + 1,), np.int64)[0] = 0
+        if means := [name for name in sizes.widths if name.endswith("/mean")]:
             file["embeddings"] = file[means[0]]
 
     def append(self, block: RecordBlock) -> None:
-        """Write the next records, whose vectors the source gives. Raises what came of vectors before: OSError, BadOption, what the source raised."""
+        """Write the next records. Raises OSError when the disk has failed so far, and what came of vectors before."""
+        self._append_vectors(block)  # first: who fills works meanwhile
         here = slice(self._next, self._next + len(block.ids))
         for column, words in zip(self._columns, (block.ids, block.samples)):
             self._file[column][here] = np.array(words, dtype=object)
@@ -79,9 +91,9 @@ class EmbeddingsWriter:
         self._file["flags"][here] = block.flags
         self._file["sha256"][here] = block.digests
         for column, name in self._offsets.items():
-            self._file[column][here.start + 1 : here.stop + 1] = self.vectors[name].filled + np.cumsum(rows_of(name, block.residues))
-        for name, rows in self.vectors.items():
-            rows.append(rounded(self._source.pieces(block, name), rows.dtype, name, block), int(rows_of(name, block.residues).sum()))
+            ends = self._filled[column] + np.concatenate([[0], np.cumsum(rows_of(name, block.residues))])
+            self._file[column][here.start : here.stop + 1] = ends
+            self._filled[column] = ends[-1]
         self._next = here.stop
         self._raise_fault()
 
@@ -91,12 +103,11 @@ class EmbeddingsWriter:
         return self.records - self._next
 
     def finish(self, attributes: Dict[str, object]) -> Coverage:
-        """Write the attributes; `complete` comes last. Returns what the finished file covers, read back. Raises as append does, and what check_used does."""
+        """Write the attributes; `complete` comes last. Returns what the finished file covers, read back. Raises as append does."""
         assert self.room == 0, f"{self._next} records written of {self.records}"
         ids, digests = hashlib.sha256(), hashlib.sha256()
         checksums = {"sequence_ids": checksum_of(self._file["sequence_ids"], ids), "sha256": checksum_of(self._file["sha256"], digests)}
-        checksums.update({name: rows.checksum() for name, rows in self.vectors.items()})
-        self._source.check_used()
+        checksums.update(self._checksums())
         seal(self._file, dict(attributes, format=FORMAT), checksums)
         return Coverage(ids.hexdigest(), digests.hexdigest())
 
@@ -107,42 +118,29 @@ class EmbeddingsWriter:
 
 
 @contextmanager
-def creating_embeddings(
-    path: Path, sizes: Sizes, form: Form, source: Source, shards: Optional[Mapping[str, Sizes]] = None, also: Mapping[str, xxh3_128] = {}
-) -> Iterator[EmbeddingsWriter]:
-    """Yield a writer; `path` appears, durable and whole, when the block ends well. sizes: of all that will be appended.
+def creating_embeddings(path: Path, sizes: Sizes, form: Form, filler: Worker) -> Iterator[EmbeddingsWriter]:
+    """Yield a writer; `path` appears, durable and whole, when the block ends well.
 
-    shards: names of the files beside it that hold the vectors, in order; none: it holds them itself. also: of each vector dataset,
-    a digest that goes over its rows, too.
+    sizes: of all that will be appended. filler: fills the vector datasets; one that is elsewhere cannot fill compressed ones.
     """
-    with (
-        replacing(path) as temporary,
-        writing(temporary, "w") as (file, raise_fault),
-        open(temporary, "r+b", buffering=0) as handle,
-        Threads() as threads,
-    ):
-
-        def create(name: str) -> CountedRows:
-            shape = sizes.shape(name)
-            if shards is not None:
-                return rows_elsewhere(file, name, shape, form.dtype, [Part(shard, its.shape(name)[0]) for shard, its in shards.items()])
-            put = putting(file, name, shape, form, handle.fileno())
-            return VectorRows(shape, form.dtype, put, threads, source.check_used, [also[name]] if also else [])
-
-        yield EmbeddingsWriter(file, raise_fault, sizes, source, create)
+    with replacing(path) as temporary, writing(temporary, "w") as (file, raise_fault):
+        filler.tell("begin", temporary, {name: form.create(file, name, sizes.shape(name)) for name in sizes.widths})
+        yield EmbeddingsWriter(file, raise_fault, sizes, partial(filler.tell, "append"), partial(filler.ask, "finish"))
 
 
 @contextmanager
 def creating_shards(
-    path: Path, sizes: Sizes, form: Form, source: Source, shards: Mapping[str, Sizes], attributes: Dict[str, object]
+    path: Path, sizes: Sizes, form: Form, filler: Worker, shards: Mapping[str, Sizes], attributes: Dict[str, object]
 ) -> Iterator["ShardedWriter"]:
-    """The same, and the shards too: each appears when it is full, with `attributes`, and `path` last of all."""
-    with creating_embeddings(path, sizes, form, source, shards) as index, ExitStack() as unfinished:
-        digests = {name: rows.digest for name, rows in index.vectors.items()}
+    """The same in shards, name -> what it holds: each appears when it is full, with `attributes`, and `path`, their index, last of all."""
 
-        def create(name: str) -> ContextManager[EmbeddingsWriter]:
-            return creating_embeddings(path.with_name(name), shards[name], form, source, also=digests)
+    def create(name: str) -> ContextManager[EmbeddingsWriter]:
+        return creating_embeddings(path.with_name(name), shards[name], form, filler)
 
+    with replacing(path) as temporary, writing(temporary, "w") as (file, raise_fault), ExitStack() as unfinished:
+        for name in sizes.widths:
+            create_elsewhere(file, name, sizes.shape(name), form.dtype, [Part(shard, its.shape(name)[0]) for shard, its in shards.items()])
+        index = EmbeddingsWriter(file, raise_fault, sizes, lambda block: None, partial(filler.ask, "finish_whole"))
         yield ShardedWriter(index, list(shards), create, attributes, unfinished)
 
 
