@@ -63,14 +63,14 @@ class Options:
 
 
 def accounted(outcomes: Iterable[Outcomes], tally: Tally, ledger: IO[str], failed: IO[str]) -> Iterator[RecordBlock]:
-    """Write the lines of all records, and yield those that have vectors. Ends early where `tally` finds one without that should have one."""
+    """Write the lines of all records, and yield those that have vectors, until `tally` finds one that has none and should."""
     ledger.write(HEADER)
     failed.write(FAILED_HEADER)
     row = 0
     for some in outcomes:
         tally.add(some)
         if tally.offending:
-            return
+            continue
         ledger.write(some.lines(row))
         failed.write(some.failed_lines())
         block = some.with_vectors()
@@ -78,12 +78,12 @@ def accounted(outcomes: Iterable[Outcomes], tally: Tally, ledger: IO[str], faile
         yield block
 
 
-def sizes_of(files: VectorFiles, records: Path, outcomes: Callable[[], Iterable[Outcomes]], on_failure: str) -> Tuple[Sizes, int]:
+def sizes_of(files: VectorFiles, options: Options, outcomes: Callable[[], Iterable[Outcomes]]) -> Tuple[Sizes, int]:
     """What the file will hold, and how many records it leaves out. Incomplete where that shows that one has no vector that should have one."""
-    if files.are_good and not any(map(is_ragged, files.names)):  # then all that were to be embedded have their rows, or it will show on the way
-        counts = count_records(records)
+    if options.shards == 1 and files.are_good and not any(map(is_ragged, files.names)):
+        counts = count_records(Path(options.records))  # all others have their rows, or it shows before a file gets its name
         return Sizes(counts.records - counts.left_out, 0, 0, files.widths, counts.has_samples), counts.left_out
-    totals = count(outcomes(), on_failure)
+    totals = count(outcomes(), options.on_failure)
     return Sizes(totals.embedded, totals.embedded_residues, totals.pairs, files.widths, totals.has_samples), totals.left_out
 
 
@@ -91,7 +91,7 @@ def sizes_of_shards(outcomes: Iterable[Outcomes], whole: Sizes, shard_rows: int)
     """What each of the files will hold that get `shard_rows` records, the last one the rest."""
     residues, pairs = (np.zeros(-(-whole.records // shard_rows), np.int64) for _ in range(2))
     row = 0
-    for some in outcomes if any(map(is_ragged, whole.widths)) else ():
+    for some in outcomes:
         embedded = some.residues[some.has_vector]
         numbers = np.arange(row, row + len(embedded)) // shard_rows
         np.add.at(residues, numbers, embedded)
@@ -173,7 +173,7 @@ def merged(files: VectorFiles, options: Options, outdir: Path) -> Tuple[Totals, 
     def outcomes() -> Iterator[Outcomes]:
         return map(files.outcomes, read_columns(Path(options.records)))
 
-    sizes, left_out = sizes_of(files, Path(options.records), outcomes, options.on_failure)
+    sizes, left_out = sizes_of(files, options, outcomes)
     shards = sizes_of_shards(outcomes(), sizes, -(-sizes.records // options.shards)) if options.shards > 1 and sizes.records else []
     form, attributes, path = Form(options.store_dtype, options.compression), run_attributes(files, options), outdir / "embeddings.h5"
     with ExitStack() as stack:
@@ -187,7 +187,7 @@ def merged(files: VectorFiles, options: Options, outdir: Path) -> Tuple[Totals, 
         tally = Tally(options.on_failure)
         for block in accounted(outcomes(), tally, *lines):
             writer.append(block)
-        totals = tally.totals() if not tally.offending else count(outcomes(), options.on_failure)
+        totals = tally.totals()
         counts = dict(n_records=totals.counts["records"], n_embedded=totals.embedded, n_skipped=totals.left_out)
         if writer.finish(attributes | counts) != tally.coverage():
             raise Incomplete("the ids or sequences of embeddings.h5 are not those of the input; please report it")

@@ -13,8 +13,8 @@ import pytest
 
 import split_fasta
 from protembed import beside as module
-from protembed.beside import Here, apart, beside
-from protembed.errors import BadInput, Transient
+from protembed.beside import PIPE_BYTES, Here, apart, beside
+from protembed.errors import BadInput, Killed
 from tests.conftest import BIN, make_proteins, write_fasta
 from tests.kills import ECOLI_FASTA
 from tests.nextflow import wait_for
@@ -53,7 +53,7 @@ def test_items_come_in_order_and_the_process_ends():
 
 @pytest.mark.parametrize(
     "items, error, words",
-    [(spoilt, BadInput, "in.fasta:3: no"), (buggy, ZeroDivisionError, "ours"), (on_a_full_disk, OSError, "Errno 28"), (suicidal, Transient, "exit code -9")],
+    [(spoilt, BadInput, "in.fasta:3: no"), (buggy, ZeroDivisionError, "ours"), (on_a_full_disk, OSError, "Errno 28"), (suicidal, Killed, "exit code -9")],
 )
 def test_an_error_comes_after_the_items_before_it(items, error, words):
     taken = []
@@ -101,6 +101,10 @@ class Worker:
         path.touch()
         time.sleep(60)
 
+    def complain(self, words):
+        time.sleep(0.1)  # the next order fills the pipe
+        raise ValueError(words)
+
     def fail(self, number):
         generator = (spoilt, buggy, on_a_full_disk, suicidal)[number]()
         next(generator)
@@ -119,9 +123,7 @@ def test_a_worker_apart_does_in_order_what_it_is_told_as_one_here_does():
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["told", "asked"])
-@pytest.mark.parametrize(
-    "number, error, words", [(0, BadInput, "no"), (1, ZeroDivisionError, "ours"), (2, OSError, "Errno 28"), (3, Transient, "exit code -9")]
-)
+@pytest.mark.parametrize("number, error, words", [(0, BadInput, "no"), (1, ZeroDivisionError, "ours"), (2, OSError, "Errno 28"), (3, Killed, "exit code -9")])
 def test_what_came_of_an_order_is_raised_at_the_latest_with_the_next_answer(number, error, words, asked):
     with pytest.raises(error, match=words) as raised, apart(Worker()) as worker:
         worker.tell("fail", number)
@@ -131,6 +133,14 @@ def test_what_came_of_an_order_is_raised_at_the_latest_with_the_next_answer(numb
     assert not multiprocessing.active_children()
     if error is ZeroDivisionError:
         assert "in buggy" in str(raised.value.__cause__)
+    assert error is not Killed or raised.value.exit_code == 137, "the next try gets more memory"
+
+
+def test_an_error_of_more_words_than_a_pipe_takes_is_told_while_orders_wait():
+    with pytest.raises(ValueError, match="no" * 100), apart(Worker()) as worker:
+        worker.tell("complain", "no" * PIPE_BYTES)
+        while True:
+            worker.tell("keep", "x" * PIPE_BYTES)
 
 
 def test_when_the_block_ends_in_an_error_what_the_worker_has_still_to_do_is_not_waited_for(tmp_path):

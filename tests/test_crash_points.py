@@ -121,7 +121,7 @@ def test_split_fasta_survives_a_kill_at_every_file_operation(tmp_path, say):
     say(f"split_fasta: {points} crash points, {chunks} chunks")
 
 
-@pytest.mark.parametrize("make_job", [EmbedJob, MergeJob, SplitJob], ids=["embed_chunk", "merge_chunks", "split_fasta"])
+@pytest.mark.parametrize("make_job", [EmbedJob, MergeJob, ApartMergeJob, SplitJob], ids=["embed_chunk", "merge_chunks", "two processes", "split_fasta"])
 def test_no_file_gets_its_name_before_its_bytes_are_synced_and_no_run_ends_before_its_names_are(make_job, tmp_path):
     job = make_job(tmp_path)
     operations, _ = undisturbed(job, tmp_path / "golden")

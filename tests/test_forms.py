@@ -1,23 +1,20 @@
 """The form of vectors in embeddings.h5: compressed, in half precision, written in blocks. None of it may change what they are."""
 
-import errno
-import os
 import weakref
 
 import h5py
 import numpy as np
 import pytest
 
-from protembed import filling, store
+from protembed import filling, merging, store
 from protembed.beside import Here
+from protembed.chunk_file import ChunkFile
 from protembed.filling import Filler
-from protembed.hdf5 import Place
 from protembed.merging import VectorFiles, parts
 from protembed.reading import Embeddings
-from protembed.records import RecordBlock
 from protembed.shapes import Shape
 from protembed.store import check_embeddings
-from protembed.vector_rows import Form, Target
+from protembed.vector_rows import Form
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import run_inside, write_fasta
 from tests.test_merge_chunks import merge, run  # noqa: F401
@@ -84,45 +81,26 @@ def test_pieces_hold_the_records_in_order_and_no_more_than_asked_for_unless_one_
     assert list(parts(sizes[:0], 10)) == []
 
 
-def filler_of_zeros(path, alive):
-    """A file's Filler that has taken 20 records of one piece each, and noted in `alive` how many pieces there were whenever one came."""
-    given, numbers = [], np.zeros(20, np.int64)
-
-    class Source:
-        def pieces(self, block, name):
-            for _ in range(20):
-                given.append(weakref.ref(piece := np.zeros((1, 2), np.float32)))
-                alive.append(sum(one() is not None for one in given))
-                yield piece
-
-        def check_used(self):
-            pass
-
-    filler = Filler(Source(), "float32", {})
-    filler.begin(path, {"mean": Target((20, 2), Place(0, (2,), np.dtype(np.float32)))})
-    filler.append(RecordBlock(["id"] * 20, [""] * 20, *[numbers] * 6))
-    return filler
-
-
-def test_no_more_than_two_pieces_are_in_memory_at_once(tmp_path):
+def test_no_more_than_three_pieces_are_in_memory_at_once(run, weights, tmp_path, monkeypatch):  # noqa: F811
     """One may be a record of 35,000 residues, 179 MB."""
-    alive = []
-    (tmp_path / "file").touch()
-    filler = filler_of_zeros(tmp_path / "file", alive)
-    assert len(filler.finish()) == 1 and len(alive) == 20 and max(alive) <= 2
+    vectors, given, alive = ChunkFile.vectors, [], []
+
+    def watched(self, name, rows):
+        alive.append(sum(one() is not None for one in given))
+        given.append(weakref.ref(piece := vectors(self, name, rows)))
+        return piece
+
+    monkeypatch.setattr(merging, "PIECE_BYTES", 1)
+    monkeypatch.setattr(ChunkFile, "vectors", watched)
+    merge(run, weights, tmp_path)
+    assert len(alive) == 40 * 6 and max(alive) <= 2  # and the one that is read
 
 
-def test_a_fault_of_the_disk_that_is_told_before_the_end_is_not_lost(tmp_path, monkeypatch):
-    """The system tells it to the first who asks, and the sync at the end is the second."""
-    synced = []
-
-    def refuse(descriptor):
-        synced.append(descriptor)
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(filling, "SYNC_BYTES", 8)
-    monkeypatch.setattr(os, "fdatasync", refuse)
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Errno 5"):
-        filler_of_zeros(tmp_path / "file", []).finish()
-    assert synced
+def test_the_disk_begins_before_the_end_and_that_changes_nothing(run, weights, tmp_path, monkeypatch):  # noqa: F811
+    merge(run, weights, tmp_path / "late")
+    begin, begun = filling._begin, []
+    monkeypatch.setattr(filling, "BEGIN_BYTES", 1)
+    monkeypatch.setattr(filling, "_begin", lambda descriptor: begun.append(begin(descriptor)))
+    merge(run, weights, tmp_path / "early")
+    late, early = (check_embeddings(tmp_path / name / "embeddings.h5") for name in ("late", "early"))
+    assert begun and late["content_sha256"] == early["content_sha256"]

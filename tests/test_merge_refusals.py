@@ -1,16 +1,14 @@
 # ruff: noqa: F811 (a fixture shared by import, as pytest has it)
 """What the merge does not take: it says why, with the right code, and leaves no file that could be mistaken for a result."""
 
-import os
 import shutil
 
 import h5py
 import numpy as np
 import pytest
 
-from protembed import beside
+from protembed import beside, records
 from protembed.anchor import CONTENT, NAME
-from protembed.checkpoint_folder import read_failures
 from protembed.hdf5 import create_contiguous
 from protembed.layout import failures_path
 from protembed.ledger import Outcomes
@@ -93,35 +91,6 @@ def test_without_any_chunk_file_the_reasons_in_the_checkpoints_are_told(run, wei
     assert done.returncode == 69 and f"{first.id}: numbers that are not finite" in done.stderr and "is missing" in done.stderr
 
 
-def put_reason(root, identity, reason, time):
-    path = failures_path(root, identity, "chunk_1")
-    path.parent.mkdir(parents=True)
-    path.write_text(reason)
-    os.utime(path, (time, time))
-    return path
-
-
-def test_reasons_are_those_of_the_recipe_that_is_merged_or_when_no_file_tells_it_the_last_ones(tmp_path):
-    put_reason(tmp_path, "new", "5\tnot finite\n", 2000)
-    put_reason(tmp_path, "old", "3\tout of memory\n", 1000)
-    assert read_failures(tmp_path, "old") == {"chunk_1": {3: "out of memory"}}
-    assert read_failures(tmp_path) == {"chunk_1": {5: "not finite"}}
-    assert read_failures(tmp_path, "gone") == {}
-
-
-def test_reasons_that_the_merge_of_another_run_removes_meanwhile_are_none(tmp_path, monkeypatch):
-    path = put_reason(tmp_path, "mine", "5\tnot finite\n", 2000)
-    listed = os.listdir
-
-    def removed_then(folder):
-        names = listed(folder)
-        shutil.rmtree(path.parent, ignore_errors=True)
-        return names
-
-    monkeypatch.setattr(os, "listdir", removed_then)
-    assert read_failures(tmp_path, "mine") == {}
-
-
 @pytest.mark.parametrize("at", [0, -1])
 def test_damage_to_vectors_that_no_record_wants_is_exit_68_too(run, weights, tmp_path, at):
     chunks = sorted((run / "vectors").glob("*.h5"))
@@ -174,3 +143,30 @@ def test_vectors_of_another_sequence_under_a_record_are_noticed(run, weights, tm
     columns[0][3:5], columns[1][3:5] = columns[1][3:5], columns[0][3:5]
     (tmp_path / "records.tsv").write_text("".join("\t".join(line) for line in columns))
     refused(run, weights, tmp_path, 69, "holds another sequence", records=tmp_path / "records.tsv")
+
+
+@pytest.fixture(scope="module")
+def means(run, weights, tmp_path_factory):
+    """The same run with means alone, whose sizes are known without a look at each record."""
+    folder = tmp_path_factory.mktemp("means")
+    shutil.copy(run / "records.tsv", folder)
+    for chunk in sorted((run / "chunks").iterdir()):
+        run_inside("embed_chunk.py", chunk, "--weights", weights, "--outdir", folder / "vectors")
+    return folder
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("fault", ["missing", "other"])
+def test_a_vector_that_is_missed_on_the_way_leaves_nothing_with_a_name(means, weights, tmp_path, monkeypatch, fault, shards):
+    monkeypatch.setattr(records, "BLOCK_BYTES", 1)  # a line
+    chunks = sorted((means / "vectors").glob("*.h5"))
+    lines = (means / "records.tsv").read_text().splitlines(keepends=True)
+    last, chosen = lines[-1].split("\t"), means / "records.tsv"
+    if fault == "missing":
+        chunks = [chunk for chunk in chunks if chunk.stem != last[3]]
+    else:
+        chosen = tmp_path / "records.tsv"
+        chosen.write_text("".join(lines[:-1]) + "\t".join([*last[:4], str(int(last[4]) + 1), *last[5:]]))
+    says = f"{last[3]} is missing" if fault == "missing" else "holds another sequence"
+    refused(means, weights, tmp_path, 69, says, "--shards", shards, chunks=chunks, records=chosen)
+    assert not list((tmp_path / "out").iterdir())

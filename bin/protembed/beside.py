@@ -8,15 +8,16 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import signal
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Callable, Iterator, Tuple, TypeVar
 
-from protembed.errors import ProtembedError, Transient
+from protembed.errors import Killed, ProtembedError, Transient
 
 Item = TypeVar("Item")
-LEAST_BYTES = 1 << 24  # of input from which on a second process repays its start
+LEAST_BYTES = 1 << 24  # of input, or of vectors, from which on a second process repays its start
 PIPE_BYTES = 1 << 20  # what every user may have; with the usual 64 KiB the process waits in the middle of an item until it is asked for
 
 
@@ -26,7 +27,7 @@ def beside_if_large(items: Callable[[], Iterator[Item]], size: int) -> Iterator[
 
 
 def beside(items: Callable[[], Iterator[Item]]) -> Iterator[Item]:
-    """What `items()` yields, in order. What it raises is raised here; Transient when its process was killed.
+    """What `items()` yields, in order. What it raises is raised here; Killed when its process was.
 
     The process ends when its items do, when this iterator is closed, and by itself when this process dies: it then writes
     to a pipe that nobody reads. Begin before there are threads: it is forked.
@@ -72,7 +73,7 @@ class Apart:
         self._process, self._orders, self._answers = process, orders, answers
 
     def tell(self, method: str, *arguments: object) -> None:
-        """Have a method called. Raises what came of what it was told before; Transient when its process was killed."""
+        """Have a method called. Raises what came of what it was told before; Killed when its process was."""
         self._send(method, arguments, False)
 
     def ask(self, method: str, *arguments: object) -> object:
@@ -113,6 +114,7 @@ def _obey(worker: object, inbox: Connection, orders: Connection, answers: Connec
             if is_asked:
                 outbox.send((True, result))
     except Exception as error:
+        inbox.close()  # who waits for room for an order would never read this
         with contextlib.suppress(BrokenPipeError):  # nobody listens any more
             outbox.send((False, (error, traceback.format_exc())))
 
@@ -136,7 +138,7 @@ def _pipe() -> Tuple[Connection, Connection]:
 @contextlib.contextmanager
 def _forked(call: Callable[..., None], *arguments: object) -> Iterator[BaseProcess]:
     """A process that does this, and is waited for at the end."""
-    process = multiprocessing.get_context("fork").Process(target=call, args=arguments, daemon=True)
+    process = multiprocessing.get_context("fork").Process(target=_without_keyboard, args=(call, *arguments), daemon=True)
     process.start()
     try:
         yield process
@@ -144,13 +146,19 @@ def _forked(call: Callable[..., None], *arguments: object) -> Iterator[BaseProce
         process.join()
 
 
+def _without_keyboard(call: Callable[..., None], *arguments: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one, and ends it
+    call(*arguments)
+
+
 def _received(receiving: Connection, process: BaseProcess) -> Tuple[bool, Any]:
-    """(True, what was sent), or (False, None) at the end. Raises what was raised there; Transient when the process was killed."""
+    """(True, what was sent), or (False, None) at the end. Raises what was raised there; Killed when the process was."""
     try:
         more, content = receiving.recv()
     except EOFError:
         process.join()
-        raise Transient(f"a process of this task ended (exit code {process.exitcode}); out of memory?") from None
+        kind = Killed if process.exitcode == -signal.SIGKILL else Transient
+        raise kind(f"a process of this task ended (exit code {process.exitcode}); out of memory?") from None
     if not more and content:
         error, trace = content  # a pickled error has lost its own
         raise error from None if isinstance(error, ProtembedError) else RuntimeError(f"in the process beside:\n{trace}")

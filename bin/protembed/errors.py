@@ -75,6 +75,12 @@ class Transient(ProtembedError):
     exit_code = 75
 
 
+class Killed(Transient):
+    """One process of a task was killed, as the kernel does for want of memory. The code is a shell's for SIGKILL: more memory next time."""
+
+    exit_code = 137
+
+
 class BadOption(ProtembedError):
     """A command line option with a value that cannot be used."""
 

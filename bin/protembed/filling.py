@@ -4,6 +4,7 @@ What is hashed is what was handed over, so a byte that the disk changes is found
 once would show the page cache only. One thread reads, hashes and writes: two wait for each other more than they gain.
 """
 
+import ctypes
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,8 @@ from protembed.rounding import rounded
 from protembed.seals import started_checksum
 from protembed.vector_rows import Target
 
-SYNC_BYTES = 1 << 26  # of vectors from which on the disk is asked to begin
+BEGIN_BYTES = 1 << 26  # of vectors from which on the disk is asked to begin
+_libc = ctypes.CDLL(None)
 
 
 class Source(Protocol):
@@ -33,29 +35,31 @@ class Source(Protocol):
 
 
 class DiskAtWork:
-    """Has the disk begin while a file is being written: or the sync at the end waits for gigabytes that have lain in memory until then."""
+    """Has the disk begin while a file is being written: or the sync at the end waits for gigabytes that have lain in memory until then.
+
+    A hint: nothing is safe before that sync, and its faults are that sync's. Not fsync, which uploads the file where a bucket is mounted.
+    """
 
     def __init__(self):
-        self._waiting = 0
-        self._thread = ThreadPoolExecutor(1)
-        self._sync: Optional[Future] = None
+        self._written = 0  # bytes that the disk was not told of
+        self._thread = ThreadPoolExecutor(1)  # no thread before the first task: this object may be on its way into another process
+        self._begun: Optional[Future] = None
 
-    def wrote(self, path: Path, count: int) -> None:
-        """So many bytes more. Raises OSError when the disk failed with some before: the system tells it but once."""
-        self._waiting += count
-        if self._waiting >= SYNC_BYTES and (self._sync is None or self._sync.done()):
-            self.raise_fault()
-            self._waiting, self._sync = 0, self._thread.submit(_sync, path)
+    def wrote(self, descriptor: int, count: int) -> None:
+        """So many bytes more, to the file that is open there."""
+        self._written += count
+        if self._written >= BEGIN_BYTES and (self._begun is None or self._begun.done()):
+            self._written, self._begun = 0, self._thread.submit(_begin, descriptor)
 
-    def raise_fault(self) -> None:
-        """The OSError, if there was one, once all that was asked for is done."""
-        if self._sync:
-            self._sync.result()
+    def wait(self) -> None:
+        """Until the descriptor is in nobody's hands."""
+        if self._begun:
+            self._begun.result()
 
 
-def _sync(path: Path) -> None:
-    with open(path, "rb", buffering=0) as file:
-        os.fdatasync(file.fileno())
+def _begin(descriptor: int) -> None:
+    if hasattr(_libc, "sync_file_range"):  # Linux
+        _libc.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), 2)  # all of it, SYNC_FILE_RANGE_WRITE
 
 
 class Filler:
@@ -67,47 +71,47 @@ class Filler:
     def __init__(self, source: Source, dtype: str, whole: Mapping[str, Tuple[int, int]]):
         self._source, self._dtype = source, np.dtype(dtype)
         self._whole = {name: started_checksum(self._dtype, shape) for name, shape in whole.items()}
-        self._path, self._disk = Path(), DiskAtWork()
+        self._descriptor, self._disk = -1, DiskAtWork()
         self._targets: Dict[str, Target] = {}
         self._filled: Dict[str, int] = {}  # rows
         self._digests: Dict[str, xxh3_128] = {}
 
     def begin(self, path: Path, targets: Mapping[str, Target]) -> None:
-        """The next file, and its datasets."""
-        self._path, self._targets, self._filled = path, dict(targets), dict.fromkeys(targets, 0)
+        """The next file, and its datasets. OSError when it cannot be opened."""
+        self._descriptor, self._targets, self._filled = os.open(path, os.O_RDWR), dict(targets), dict.fromkeys(targets, 0)
         self._digests = {name: started_checksum(self._dtype, target.shape) for name, target in targets.items()}
 
     def append(self, block: RecordBlock) -> None:
         """The vectors of the next records. Raises OSError, BadOption when the type cannot hold a number, what the source raises."""
-        with open(self._path, "r+b", buffering=0) as file:
-            for name in self._targets:
-                try:
-                    self._append(block, name, file.fileno())
-                except Exception:  # numbers that float16 cannot hold, shapes that do not fit: in a damaged file any may stand
-                    self._source.check_used()
-                    raise
+        for name in self._targets:
+            try:
+                self._append(block, name)
+            except Exception:  # numbers that float16 cannot hold, shapes that do not fit: in a damaged file any may stand
+                self._source.check_used()
+                raise
 
-    def _append(self, block: RecordBlock, name: str, descriptor: int) -> None:
+    def _append(self, block: RecordBlock, name: str) -> None:
         row, where, digests = self._filled[name], self._targets[name].where, [each[name] for each in (self._digests, self._whole) if each]
         for piece in rounded(self._source.pieces(block, name), self._dtype, name, block):
             rows = np.ascontiguousarray(piece)
             for digest in digests:
                 digest.update(rows.data)
             if isinstance(where, Place):
-                where.write(descriptor, row, rows)
+                where.write(self._descriptor, row, rows)
             else:
                 where(row, rows)
-            self._disk.wrote(self._path, rows.nbytes)
+            self._disk.wrote(self._descriptor, rows.nbytes)
             row += len(rows)
         self._filled[name] += int(rows_of(name, block.residues).sum())
         assert row == self._filled[name], f"rows up to {row} came, and {self._filled[name]} were to come"
 
     def finish(self) -> Dict[str, str]:
-        """The checksums of the file's datasets, as seals.checksum_of has them. Raises OSError, and what check_used does."""
+        """The checksums of the file's datasets, as seals.checksum_of has them. Raises what check_used does."""
         for name, target in self._targets.items():
             assert self._filled[name] == target.shape[0], f"{self._filled[name]} rows of {target.shape[0]}"
-        self._disk.raise_fault()
         self._source.check_used()
+        self._disk.wait()
+        os.close(self._descriptor)
         return _hexadecimal(self._digests)
 
     def finish_whole(self) -> Dict[str, str]:
