@@ -21,7 +21,7 @@ CHANGES = [
     (["--store_dtype", "float16"], {"MERGE_CHUNKS"}),
     (["--invalid_residues", "skip"], {"SPLIT_FASTA", *AFTER}),
     (["--duplicate_ids", "rename"], {"SPLIT_FASTA", *AFTER}),
-    (["--chunk_residues", "3000"], {"SPLIT_FASTA", *AFTER}),
+    (["--chunk_residues", "2000"], {"SPLIT_FASTA", *AFTER}),
     (["--verify", "3"], {"SPLIT_FASTA", *AFTER}),
     (["--verify", "0"], {"SPLIT_FASTA", "MERGE_CHUNKS"}),
     (["--model", "random:esm2_t6_8M_UR50D"], {"FETCH_WEIGHTS", "EMBED_CHUNK", *AFTER}),
@@ -38,7 +38,7 @@ def stubbed(tmp_path_factory, hostile_pt):
     finished = {}
     for parser in PARSERS:
         folder = tmp_path_factory.mktemp(f"stub-{parser}")
-        finished[parser] = folder, [*basic(folder, hostile_pt), "-stub-run"]
+        finished[parser] = folder, [*basic(folder, hostile_pt), "--verify", 16, "-stub-run"]
         run_pipeline(folder, *finished[parser][1], parser=parser)
     return finished
 
@@ -65,7 +65,7 @@ def test_changed_code_in_the_package_recomputes_everything(tmp_path, hostile_pt)
 
 def test_a_chunk_that_is_made_again_in_its_old_place_with_other_bits_is_merged_and_verified_again(tmp_path, hostile_pt, monkeypatch):
     """Its task has the same hash, its file the same path and size: only the digest of its metrics tells."""
-    arguments = [*basic(tmp_path, hostile_pt), "--chunk_residues", 100_000]
+    arguments = [*basic(tmp_path, hostile_pt), "--chunk_residues", 100_000, "--verify", 16]
     run_pipeline(tmp_path, *arguments, parser="v2")
     (chunk,) = tmp_path.glob("work/*/*/chunk_*.h5")
     before, size = content(tmp_path), chunk.stat().st_size

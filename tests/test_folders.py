@@ -61,7 +61,7 @@ def test_a_folder_to_run_in_may_have_brackets_in_its_name(tmp_path, hostile_pt):
     (tmp_path / "run [1]").mkdir()
     write_fasta(tmp_path / "run [1]" / "part [2].fasta", ["MKV"])
     (tmp_path / "run [1]" / "sheet.csv").write_text(f"sample,fasta\na,part [2].fasta\nb,{tmp_path}/run [1]/part [2].fasta\n")
-    given = [*basic(tmp_path, hostile_pt), "--verify", 0, "--duplicate_ids", "rename"]
+    given = [*basic(tmp_path, hostile_pt), "--duplicate_ids", "rename"]
     (tmp_path / "run [1]" / "params [1].yml").write_text("report: false\n")
     run_pipeline(tmp_path / "run [1]", *given, "--input", "sheet.csv", "-params-file", "params [1].yml", "--plan", parser="v2")
     run = run_pipeline(tmp_path / "run [1]", *given, "--input", "part [2].fasta", parser="v2")

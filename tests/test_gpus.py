@@ -80,7 +80,7 @@ def test_a_site_that_sends_them_to_its_cluster_has_all_chunks_in_its_queue_at_on
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "site.config").write_text("process { withLabel: process_gpu { executor = 'slurm' } }\n")
     surroundings = {"CUDA_VISIBLE_DEVICES": devices[0], "PATH": f"{tmp_path}/bin:{environment()['PATH']}"}
-    run = start_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "-c", "site.config", env=surroundings)
+    run = start_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "--chunk_residues", 2000, "-c", "site.config", env=surroundings)
     console = tmp_path / "console.txt"
     try:
         wait_for(lambda: console.read_text().count("process > EMBED_CHUNK") >= 5, 60, lambda: run.poll() is None, console.read_text)

@@ -30,7 +30,7 @@ def test_the_sample_of_a_samplesheet_reaches_ledger_and_h5_and_what_is_left_out_
     (folder / "c.fasta").write_text("".join(f">c{number}\n{sequence}\n" for number, sequence in enumerate(given[80:])) + ">bad\nMJK\n")
     rows = ["fasta,note,sample", '"a b.fasta",x,liver', f"{tmp_path}/b.fasta,,gut", "", "c.fasta,y,liver"]
     (folder / "sheet.csv").write_bytes("\ufeff".encode() + "\r\n".join(rows).encode() + b"\r\n")
-    arguments = [*basic(tmp_path, hostile_pt), "--input", folder / "sheet.csv", "--invalid_residues", "skip", "--verify", "0"]
+    arguments = [*basic(tmp_path, hostile_pt), "--input", folder / "sheet.csv", "--invalid_residues", "skip", "--chunk_residues", 2000]
     run = run_pipeline(tmp_path, *arguments, parser="v2")
 
     expected = ["liver"] * 40 + ["gut"] * 40 + ["liver"] * 20
@@ -51,7 +51,7 @@ def test_a_corrected_samplesheet_is_read_anew_although_the_files_of_equal_name_a
     for number, place in enumerate("ab"):
         (tmp_path / place).mkdir()
         write_fasta(tmp_path / place / "proteins.faa", make_proteins([60] * 5, seed=number), place)
-    arguments = [*basic(tmp_path, hostile_pt), "--input", "sheet.csv", "--verify", "0"]
+    arguments = [*basic(tmp_path, hostile_pt), "--input", "sheet.csv"]
     for first, second in ("ab", "ba"):
         (tmp_path / "sheet.csv").write_text(f"sample,fasta\nliver,{first}/proteins.faa\ngut,{second}/proteins.faa\n")
         run_pipeline(tmp_path, *arguments, "-resume", parser="v2")
@@ -76,7 +76,7 @@ def test_an_earlier_result_of_a_terabyte_is_not_read_for_a_hash(tmp_path, hostil
     """It is sparse, so it takes no place, and yet a quarter of an hour to read."""
     with open(tmp_path / "earlier.h5", "wb") as earlier:
         earlier.truncate(1 << 40)
-    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--reuse", "earlier.h5", "-stub-run")
+    run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--reuse", "earlier.h5", "--verify", 16, "-stub-run")
     assert run.submitted()["REUSE_EMBEDDINGS"] == run.submitted()["MERGE_CHUNKS"] == run.submitted()["VERIFY_EMBEDDINGS"] == 1
 
 
@@ -128,7 +128,7 @@ def test_a_model_and_an_earlier_result_may_have_spaces_in_their_names(tmp_path, 
     folder = tmp_path / "files of mine"
     folder.mkdir()
     shutil.copy(hostile_pt, folder / "my (own) model.pt")
-    given = [*basic(tmp_path, hostile_pt), "--verify", 0, "--model", folder / "my (own) model.pt"]
+    given = [*basic(tmp_path, hostile_pt), "--model", folder / "my (own) model.pt"]
     run_pipeline(tmp_path, *given, "--outdir", tmp_path / "first")
     (tmp_path / "first" / "embeddings.h5").rename(folder / "my & earlier.h5")
     run = run_pipeline(tmp_path, *given, "--reuse", f"{folder}/my & earlier.h5")

@@ -110,7 +110,7 @@ def test_the_demo_profile_runs_on_real_proteins(tmp_path, hostile_pt):
 @pytest.mark.parametrize("parser", PARSERS)
 def test_the_gpu_profile_starts_and_asks_its_tasks_for_a_gpu(tmp_path, hostile_pt, parser):
     """A profile's parameters reach the tasks: the env scope of the config would have read the default, cpu."""
-    run_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "-stub-run", parser=parser)
+    run_pipeline(tmp_path, "-profile", "gpu", *basic(tmp_path, hostile_pt), "--verify", 16, "-stub-run", parser=parser)
     launchers = [path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run")]
     assert [launcher.count('PROTEMBED_DEVICE="cuda"') for launcher in launchers] == [1] * 5
     assert sorted(launcher.count("&& protembed_take_gpu ''") for launcher in launchers) == [0, 0, 0, 1, 1]  # embedding and verification
@@ -118,7 +118,7 @@ def test_the_gpu_profile_starts_and_asks_its_tasks_for_a_gpu(tmp_path, hostile_p
 
 def test_parameters_of_a_site_config_reach_the_tasks(tmp_path, hostile_pt):
     (tmp_path / "site.config").write_text("params { max_tokens = 777; checkpoint_seconds = 5 }\n")
-    run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-c", "site.config", "-stub-run")
+    run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--verify", 16, "-c", "site.config", "-stub-run")
     launchers = [path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run")]
     assert [launcher.count('PROTEMBED_MAX_TOKENS="777"') + launcher.count('PROTEMBED_CHECKPOINT_SECONDS="5"') for launcher in launchers] == [2] * 5
 

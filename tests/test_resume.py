@@ -18,7 +18,7 @@ pytestmark = pytest.mark.nextflow
 def finished(request, tmp_path_factory, hostile_pt):
     """A finished run under each parser: (folder, arguments, parser, number of chunks, run)."""
     folder = tmp_path_factory.mktemp(request.param)
-    arguments = basic(folder, hostile_pt)
+    arguments = [*basic(folder, hostile_pt), "--chunk_residues", 2000, "--verify", 16]
     run = run_pipeline(folder, *arguments, parser=request.param)
     chunks = run.submitted()["EMBED_CHUNK"]
     assert chunks >= 3

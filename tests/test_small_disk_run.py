@@ -17,7 +17,8 @@ pytestmark = pytest.mark.nextflow
 def test_a_run_whose_checkpoints_are_on_a_full_disk_says_so_and_with_more_room_resumes_to_the_same_content(tmp_path, hostile_pt, disk, say):
     (tmp_path / "whole").mkdir()
     (tmp_path / "no_retry.config").write_text("process.maxRetries = 0\n")
-    arguments = [*basic(tmp_path, hostile_pt), "--include", "mean,per_tok", "--max_tokens", 404, "--checkpoint_seconds", 0, "-c", tmp_path / "no_retry.config"]
+    arguments = [*basic(tmp_path, hostile_pt), "--chunk_residues", 2000, "--include", "mean,per_tok", "--max_tokens", 404, "--checkpoint_seconds", 0]
+    arguments += ["-c", tmp_path / "no_retry.config"]
     run_pipeline(tmp_path / "whole", *arguments)
     small = disk(1200)  # less than the checkpoints of one chunk, more than some batches
     elsewhere = dict(inside=small.command("env", f"--chdir={tmp_path}"))
