@@ -14,7 +14,7 @@ include { failureWords; lackHere } from './modules/failure/main.nf'
 include { oneTaskForEachGpu } from './modules/gpus/main.nf'
 include { checkpointAnchor; downloadAnchor; fusionIsOn; workFolder } from './modules/folders/main.nf'
 include { freshNotes; note; removeNotes } from './modules/progress/main.nf'
-include { contentsInOrder; filesNamed; identitiesInOrder; inputsOf } from './modules/inputs/main.nf'
+include { contentsInOrder; filesNamed; identitiesInOrder; inputsOf; withRegressions } from './modules/inputs/main.nf'
 include { SPLIT_FASTA   } from './modules/split_fasta/main.nf'
 include { PLAN_RUN      } from './modules/plan_run/main.nf'
 include { FETCH_WEIGHTS } from './modules/fetch_weights/main.nf'
@@ -68,7 +68,7 @@ workflow {
         return
     }
 
-    FETCH_WEIGHTS(chosen.model, model_file, downloads, chosen.weights_url, code)
+    FETCH_WEIGHTS(chosen.model, withRegressions(model_file), downloads, chosen.weights_url, code)
 
     recipe = chosen.subMap(['repr_layers', 'include', 'long_sequences', 'max_residues', 'on_failure'])
 

@@ -50,13 +50,13 @@ def main(options: Options) -> None:
 
 
 def use_local_file(options: Options, outdir: Path) -> Description:
-    """Take the file, and its regression if fair-esm's name for it stands beside."""
+    """Take the file, and its regression if fair-esm's name for it stands beside it, or beside the file that it links to."""
     source = Path(options.file or options.model)
     description = describe(source, Path(options.model).name, options.model)
     share(source, outdir / "model.pt")
-    real = Path(os.path.realpath(source))
-    regression = real.with_name(real.stem + "-contact-regression.pt")
-    if regression.is_file():
+    beside = [place.with_name(place.stem + "-contact-regression.pt") for place in (source, Path(os.path.realpath(source)))]
+    regression = next(filter(Path.is_file, beside), None)
+    if regression:
         share(regression, outdir / "regression.pt")
     return description
 

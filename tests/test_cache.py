@@ -50,6 +50,20 @@ def test_what_changes_a_number_is_computed_again(stubbed, parser, change, rerun)
     assert set(again.submitted()) == rerun
 
 
+def test_another_regression_beside_the_model_is_not_taken_for_the_one_before(tmp_path, hostile_pt):
+    """Beside the file that the name leads to, as in a store of models."""
+    (tmp_path / "store").mkdir()
+    shutil.copy(hostile_pt, tmp_path / "store" / "hostile.pt")
+    (tmp_path / "mine.pt").symlink_to("store/hostile.pt")
+    arguments = [*basic(tmp_path, "mine.pt"), "-stub-run", "-resume"]
+    regression = tmp_path / "store" / "hostile-contact-regression.pt"
+    for words in ("", "one", "two"):
+        regression.write_text(words) if words else None
+        assert "FETCH_WEIGHTS" in run_pipeline(tmp_path, *arguments, parser="v2").submitted()
+    (launcher, *_) = (path.read_text() for path in tmp_path.glob("work/*/*/.command.run") if "hostile-contact-regression.pt" in path.read_text())
+    assert "local/mine.pt" in launcher and "local/hostile-contact-regression.pt" in launcher
+
+
 def test_changed_code_in_the_package_recomputes_everything(tmp_path, hostile_pt):
     """Nextflow hashes the scripts, not what they import: the code digest has to."""
     checkout = tmp_path / "checkout"

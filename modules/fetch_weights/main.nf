@@ -5,7 +5,7 @@ process FETCH_WEIGHTS {
 
     input:
     val model
-    path file, stageAs: 'local/*'
+    path files, stageAs: 'local/*', arity: '0..*' // a model, and its regression if there is one
     path anchor, name: 'downloads.anchor'
     val url
     val code_digest
@@ -18,7 +18,7 @@ process FETCH_WEIGHTS {
 
     script:
     def kept = anchor ? "--anchor ${anchor}" : ''
-    def local = file ? "--file ${file}" : '' // Nextflow escapes what it has staged; in quotes it would be escaped twice
+    def local = files ? "--file ${files[0]}" : '' // Nextflow escapes what it has staged; in quotes it would be escaped twice
     """
     fetch_weights.py '${model}' ${local} ${kept} --url '${url}'
     WEIGHTS_SHA256=\$(python3 -c 'import json; print(json.load(open("weights/weights.json"))["sha256"])')

@@ -30,6 +30,15 @@ def filesFound(parameter, name) {
     return found.sort { left, right -> left.name <=> right.name ?: left.toUriString() <=> right.toUriString() }
 }
 
+// Models, each with the regression for contacts that fair-esm has beside it: a change of that has to be seen by Nextflow's hash, too.
+def withRegressions(models) {
+    return models.collectMany { model ->
+        def places = model.fileSystem == java.nio.file.FileSystems.default ? [model, model.toRealPath()] : [model]
+        def regression = places.collect { place -> place.resolveSibling("${place.baseName}-contact-regression.pt") }.find { path -> path.exists() }
+        regression ? [model, regression] : [model]
+    }
+}
+
 // A digest of each file's content. Nextflow's own hash takes a list of files as a bag: without these, files that change places
 // would be the same input, and -resume would give their records the order and samples of before. Of one file there is no order.
 def contentsInOrder(paths) {
