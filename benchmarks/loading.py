@@ -39,6 +39,7 @@ class Options:
     models: str = field(default="650M,3B", metadata=dict(help="of 8M, 35M, 150M, 650M, 3B (default: 650M,3B)"))
     device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="where the engine goes (default: cpu)"))
     rounds: int = field(default=3, metadata=dict(help="times that each loader runs (default: 3)"))
+    from_memory: bool = field(default=False, metadata=dict(help="not from the disk, too: nothing of other programs is forgotten by the system"))
     folder: str = field(default=".", metadata=dict(help="for the files, on a disk (default: .)"))
     out: str = field(default="", metadata=dict(help="JSON (default: benchmarks/results/loading-<device>-<date>.json)"))
 
@@ -120,7 +121,7 @@ def measure(path: Path, options: Options) -> list:
     answers = context.Queue()
     found = {(name, cold): [] for name in LOADERS for cold in (True, False)}
     for _ in range(options.rounds):
-        for cold in (True, False):
+        for cold in (False,) if options.from_memory else (True, False):
             for name in LOADERS:
                 if cold and not drop_caches():
                     continue

@@ -12,7 +12,7 @@ SMALL = {
     "checkpointing": ["--seconds", 1, "--rounds", 1, "--intervals", "0", "--include", "mean+per_tok"],
     "embed": ["--models", "8M", "--seconds", 0.1, "--lengths", "50"],
     "host": ["--inputs", "50:200", "--width", 64],
-    "loading": ["--models", "8M", "--rounds", 1],
+    "loading": ["--models", "8M", "--rounds", 1, "--from-memory"],
     "storing": ["--rows", 500, "--width", 64, "--single", 20],
 }
 
