@@ -1,4 +1,4 @@
-"""A process that reads ahead, and one that lags behind: same items, same work, same errors, and never one left over."""
+"""A process that reads ahead: same items, same errors, and never one left over."""
 
 import errno
 import multiprocessing
@@ -13,7 +13,7 @@ import pytest
 
 import split_fasta
 from protembed import beside as module
-from protembed.beside import PIPE_BYTES, Here, apart, beside
+from protembed.beside import beside
 from protembed.errors import BadInput, Killed
 from tests.conftest import BIN, make_proteins, write_fasta
 from tests.kills import ECOLI_FASTA
@@ -83,95 +83,6 @@ def test_the_process_ends_by_itself_when_the_one_that_listens_is_killed():
     listener.kill()
     listener.wait()
     wait_for(lambda: not is_alive(reader), 20)
-
-
-class Worker:
-    """Keeps what it is told; knows how to fail in every way."""
-
-    def __init__(self):
-        self.told = []
-
-    def keep(self, *words):
-        self.told.append(words)
-
-    def all(self):
-        return self.told, os.getpid()
-
-    def nap(self, path):
-        path.touch()
-        time.sleep(60)
-
-    def complain(self, words):
-        time.sleep(0.1)  # the next order fills the pipe
-        raise ValueError(words)
-
-    def fail(self, number):
-        generator = (spoilt, buggy, on_a_full_disk, suicidal)[number]()
-        next(generator)
-        next(generator)
-
-
-def test_a_worker_apart_does_in_order_what_it_is_told_as_one_here_does():
-    with apart(Worker()) as there:
-        here = Here(Worker())
-        for worker in (there, here):
-            for number in range(1000):
-                worker.tell("keep", number, "x" * 100)
-        (theirs, pid), (ours, mine) = there.ask("all"), here.ask("all")
-    assert theirs == ours == [(number, "x" * 100) for number in range(1000)] and pid != mine == os.getpid()
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.parametrize("asked", [False, True], ids=["told", "asked"])
-@pytest.mark.parametrize("number, error, words", [(0, BadInput, "no"), (1, ZeroDivisionError, "ours"), (2, OSError, "Errno 28"), (3, Killed, "exit code -9")])
-def test_what_came_of_an_order_is_raised_at_the_latest_with_the_next_answer(number, error, words, asked):
-    with pytest.raises(error, match=words) as raised, apart(Worker()) as worker:
-        worker.tell("fail", number)
-        while not asked:
-            worker.tell("keep")
-        worker.ask("all")
-    assert not multiprocessing.active_children()
-    if error is ZeroDivisionError:
-        assert "in buggy" in str(raised.value.__cause__)
-    assert error is not Killed or raised.value.exit_code == 137, "the next try gets more memory"
-
-
-def test_an_error_of_more_words_than_a_pipe_takes_is_told_while_orders_wait():
-    with pytest.raises(ValueError, match="no" * 100), apart(Worker()) as worker:
-        worker.tell("complain", "no" * PIPE_BYTES)
-        while True:
-            worker.tell("keep", "x" * PIPE_BYTES)
-
-
-def test_when_the_block_ends_in_an_error_what_the_worker_has_still_to_do_is_not_waited_for(tmp_path):
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), apart(Worker()) as worker:
-        worker.tell("nap", tmp_path / "begun")
-        wait_for((tmp_path / "begun").exists)
-        raise KeyboardInterrupt
-    assert not multiprocessing.active_children() and time.monotonic() - started < 50
-
-
-def test_a_worker_whose_master_is_killed_ends_by_itself_and_leaves_the_orders_of_the_dead(tmp_path):
-    words = "import os, sys, pathlib, time; from protembed.beside import apart; from tests.test_beside import Slow; c = apart(Slow()); w = c.__enter__(); "
-    words += "print(w.ask('pid'), flush=True); [w.tell('touch', pathlib.Path(sys.argv[1], str(n))) for n in range(500)]; input()"
-    here = {**os.environ, "PYTHONPATH": f"{BIN}:{BIN.parent}"}
-    master = subprocess.Popen([sys.executable, "-c", words, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=here)
-    worker = int(master.stdout.readline())
-    wait_for(lambda: len(list(tmp_path.iterdir())) > 3)
-    master.kill()
-    master.wait()
-    wait_for(lambda: not is_alive(worker), 20)
-    assert len(list(tmp_path.iterdir())) < 400
-
-
-class Slow:
-    def pid(self):
-        return os.getpid()
-
-    def touch(self, path):
-        path.touch()
-        time.sleep(0.02)
 
 
 def split(monkeypatch, least, folder, *files):

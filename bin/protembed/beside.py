@@ -12,12 +12,15 @@ import signal
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any, Callable, Iterator, Tuple, TypeVar
 
 from protembed.errors import Killed, ProtembedError, Transient
 
 Item = TypeVar("Item")
 LEAST_BYTES = 1 << 24  # of input, or of vectors, from which on a second process repays its start
+MOST_ORDERS = 48  # that a worker apart has not begun with: of the merge, some hundred thousand records' places
 PIPE_BYTES = 1 << 20  # what every user may have; with the usual 64 KiB the process waits in the middle of an item until it is asked for
 
 
@@ -108,23 +111,43 @@ def apart(worker: object) -> Iterator[Apart]:
 def _obey(worker: object, inbox: Connection, orders: Connection, answers: Connection, outbox: Connection) -> None:
     orders.close()
     answers.close()
+    waiting = _Orders(inbox)
     try:
-        for method, arguments, is_asked in _orders(inbox):
+        for method, arguments, is_asked in waiting:
             result = getattr(worker, method)(*arguments)
             if is_asked:
                 outbox.send((True, result))
     except Exception as error:
-        inbox.close()  # who waits for room for an order would never read this
+        waiting.forget()  # who waits for room for an order would never read this
         with contextlib.suppress(BrokenPipeError):  # nobody listens any more
             outbox.send((False, (error, traceback.format_exc())))
 
 
-def _orders(inbox: Connection) -> Iterator[Tuple[str, Tuple[object, ...], bool]]:
-    """Until nobody gives any; those of a process that has died are left in the pipe."""
-    parent = os.getppid()
-    with contextlib.suppress(EOFError):
-        while os.getppid() == parent:
-            yield inbox.recv()
+class _Orders:
+    """Orders as they come, until nobody gives any; those of a process that has died are left. A thread takes them in, so that few wait to give one."""
+
+    def __init__(self, inbox: Connection):
+        self._waiting: Queue = Queue(MOST_ORDERS)
+        self._parent, self._forgotten = os.getppid(), False
+        Thread(target=self._receive, args=(inbox,), daemon=True).start()
+
+    def _receive(self, inbox: Connection) -> None:
+        with contextlib.suppress(EOFError):
+            while order := inbox.recv():
+                if not self._forgotten:
+                    self._waiting.put(order)
+        self._waiting.put(None)
+
+    def __iter__(self) -> Iterator[Tuple[str, Tuple[object, ...], bool]]:
+        while os.getppid() == self._parent and (order := self._waiting.get()):
+            yield order
+
+    def forget(self) -> None:
+        """Those that wait, and all to come."""
+        self._forgotten = True
+        with contextlib.suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
 
 
 def _pipe() -> Tuple[Connection, Connection]:
