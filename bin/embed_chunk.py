@@ -98,11 +98,14 @@ class Recipe:
         limits = options.long_sequences, options.max_residues
         regression = weights.needed_regression() if CONTACTS in options.include.split(",") else ""
         self.identity = identity_of(weights.sha256, weights.layers, regression, options.repr_layers, options.include, self.dtype, *limits)
-        self.engine = functools.cache(self._load)  # the model in a dtype, loaded once
+        self._engines: Dict[str, PackedESM2] = {}
 
-    def _load(self, dtype: str) -> PackedESM2:
-        model = load_esm2(self.folder / "model.pt", self.folder / "regression.pt" if self.identity.regression_sha256 else None)
-        return PackedESM2(model, self.identity.repr_layers, self.identity.include, getattr(torch, dtype), self.device)
+    def engine(self, dtype: str) -> PackedESM2:
+        """The model in a dtype, loaded once. Without functools.cache, whose ring of references keeps it on the device after the last use."""
+        if dtype not in self._engines:
+            model = load_esm2(self.folder / "model.pt", self.folder / "regression.pt" if self.identity.regression_sha256 else None)
+            self._engines[dtype] = PackedESM2(model, self.identity.repr_layers, self.identity.include, getattr(torch, dtype), self.device)
+        return self._engines[dtype]
 
     def load(self) -> None:
         """The model, before the first pass. Transient when the device has no room for it: somebody else may be using it."""
@@ -118,7 +121,7 @@ class Recipe:
             return self.engine(dtype).begin([chunk.pieces.seen(number) for number in numbers], [shares(chunk.pieces, number) for number in numbers])
 
         in_fp32 = None if self.dtype == "float32" else lambda numbers: begin("float32", numbers).result()[0]
-        budget = max_tokens or default_max_tokens(self.device, self.width)
+        budget = max_tokens or default_max_tokens(self.device, self.width, len(self.identity.repr_layers) * ("per_tok" in self.identity.include))
         return Embedder([piece.residues for piece in chunk.pieces.plan], functools.partial(begin, self.dtype), in_fp32, budget)
 
 
@@ -147,15 +150,13 @@ def report_failures(failed: Dict[int, str], chunk: Chunk, path: Path) -> NoRetur
 
 
 def main(options: Options) -> None:
-    started = time.monotonic()
-    chunk, recipe = Chunk(options), Recipe(options)
+    started, chunk, recipe = time.monotonic(), Chunk(options), Recipe(options)
     keep_freed_memory()
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     compute_exactly()
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    root = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints"
-    place = root, recipe.identity.digest, chunk.name
+    place = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints", recipe.identity.digest, chunk.name
     checkpoint = ChunkCheckpoint(*place, len(chunk.pieces))
     provided = checkpoint.good_batches()
     missing = set(range(len(chunk.pieces))).difference(*provided.values())
@@ -171,8 +172,7 @@ def main(options: Options) -> None:
         recipe.load()
     loaded, embedder = time.monotonic(), recipe.embedder(chunk, options.max_tokens)
     embed_missing(embedder, chunk, checkpoint, attempt, missing, options)
-    computed = time.monotonic()
-    provided |= checkpoint.committed
+    computed, provided = time.monotonic(), provided | checkpoint.committed
     failed = chunk.pieces.failed_rows(embedder.failed)
     if failed and options.on_failure == "error":
         report_failures(failed, chunk, failures_path(*place))

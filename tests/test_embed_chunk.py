@@ -1,7 +1,9 @@
+import gc
 import os
 import subprocess
 import sys
 import time
+import weakref
 
 import h5py
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from protembed.chunk_file import open_chunk_file
+from protembed.esm2 import PackedESM2
 from protembed.layout import Flag
 from protembed.proteins import digest_of
 from tests.conftest import BIN, killed_after, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk
@@ -42,6 +45,23 @@ def same_bits(left, right):
         names = []
         one.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         return all(np.array_equal(one[name][:], other[name][:]) and one[name].attrs["xxh3_128"] == other[name].attrs["xxh3_128"] for name in names)
+
+
+def test_the_model_leaves_the_device_with_the_last_use_and_not_when_python_tidies_up(tmp_path, chunk, weights, monkeypatch):
+    """embed_fasta.py verifies in the same process, on a device that may hold one model and not two."""
+    made, engines = PackedESM2.__init__, []
+
+    def kept_in_mind(self, *arguments):
+        engines.append(weakref.ref(self))
+        made(self, *arguments)
+
+    monkeypatch.setattr(PackedESM2, "__init__", kept_in_mind)
+    gc.disable()
+    try:
+        embed(chunk, weights, tmp_path / "out")
+        assert [engine() for engine in engines] == [None]
+    finally:
+        gc.enable()
 
 
 def test_rows_are_fair_esms_vectors_in_row_order_on_every_layer(tmp_path, chunk, weights, hostile_esm2, sequences):

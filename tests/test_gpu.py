@@ -73,3 +73,20 @@ def test_the_host_is_ahead_of_the_device():
     embedder = Embedder(list(map(len, sequences)), begin, None, max_tokens=65536)
     assert sum(len(batch.rows) for batch in embedder.run(set(range(len(sequences))))) == 4000
     assert ended[2:].count(False) >= len(ended[2:]) - 1, "the device had nothing to do when a pack was queued"
+
+
+def test_packs_that_are_queued_ahead_give_the_bits_of_packs_that_are_waited_for():
+    """A buffer that is used again too early puts vectors under other names."""
+    engine = PackedESM2(random_esm2(Shape(6, 640, 10)), [0, 6], ("mean", "bos", "per_tok"), torch.float16, torch.device("cuda"))
+    sequences = make_proteins(draw_lengths(600, 20, 700, seed=4))
+
+    def begin(rows):
+        return engine.begin([sequences[row] for row in rows])
+
+    embedder = Embedder(list(map(len, sequences)), begin, None, max_tokens=6000)
+    batches = list(embedder.run(set(range(len(sequences)))))
+    assert len(batches) >= 30
+    for batch in batches:
+        alone = engine.embed([sequences[row] for row in batch.rows.tolist()])
+        torch.cuda.synchronize()
+        assert all(torch.equal(part, batch.vectors[name]) and not part.is_pinned() for name, part in alone.items())

@@ -132,7 +132,7 @@ def test_every_exit_code_is_in_the_docs():
     from protembed import errors
 
     codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ProtembedError)} - {1}
-    assert codes == {65, 66, 67, 68, 69, 75, 78}
+    assert codes == {65, 66, 67, 68, 69, 75, 78, 137}
     usage = (ROOT / "docs" / "usage.md").read_text()
     assert all(f"| {code} |" in usage for code in codes)
 

@@ -59,6 +59,8 @@ def multiplies_complex_halves(device: torch.device) -> bool:
     halves, wanted = torch.view_as_real(factors).half(), torch.view_as_real(factors * factors)
     try:
         torch.view_as_complex(halves).mul_(factors)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         return False
     return (halves.float() - wanted).abs().max().item() <= 2e-3  # two roundings of numbers up to 1
@@ -88,18 +90,22 @@ def _attend_as_a_whole(qkv_3SHLd: Tensor) -> Tensor:
     return torch.bmm(scores, value).view(qkv_3SHLd.shape[1:])
 
 
+def attend_flash_by_operator(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
+    """The same by torch's flash kernel for packed sequences. CUDA, fp16 or bf16.
+
+    By the operator behind varlen_attn: that is Python, whose first call brings in torch._dynamo (seconds of each task), and takes no
+    scale in torch 2.10.
+    """
+    longest, bounds = max(pack.lengths), pack.cu_seqlens
+    return torch.ops.aten._flash_attention_forward(*qkv_T3Hd.unbind(1), bounds, bounds, longest, longest, 0.0, False, False, scale=1.0)[0]
+
+
 def attend_flash(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
-    """The same by the flash kernel for packed sequences that comes with torch >= 2.11. CUDA, fp16 or bf16."""
+    """The same kernel by its public name, of torch >= 2.11: for a torch whose operator takes other arguments."""
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(pack.lengths)
     return varlen_attn(*qkv_T3Hd.unbind(1), pack.cu_seqlens, pack.cu_seqlens, longest, longest, scale=1.0)
-
-
-def attend_flash_by_operator(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
-    """The same for torch 2.10, whose varlen_attn takes no scale: the operator behind it does."""
-    longest, bounds = max(pack.lengths), pack.cu_seqlens
-    return torch.ops.aten._flash_attention_forward(*qkv_T3Hd.unbind(1), bounds, bounds, longest, longest, 0.0, False, False, scale=1.0)[0]
 
 
 def attend_efficiently(qkv_T3Hd: Tensor, pack: PackedTokens) -> Tensor:
@@ -114,32 +120,33 @@ Attend = Callable[[Tensor, PackedTokens], Tensor]
 
 
 def chosen_attention(dtype: torch.dtype, device: torch.device, heads: int, head_dim: int) -> Attend:
-    """The fastest that runs on this card and gives what attend_by_length gives, found out by a trial.
+    """The fastest that runs on this card and gives what a CPU gives, found out by a trial.
 
     The flash kernel takes half precision only and wants compute capability 8.0; torch raises where it has none to offer.
     """
     if device.type != "cuda":
         return attend_by_length
     reasons = []
-    for attend in (attend_efficiently,) if dtype == torch.float32 else (attend_flash, attend_flash_by_operator, attend_efficiently):
+    for attend in (attend_efficiently,) if dtype == torch.float32 else (attend_flash_by_operator, attend_flash, attend_efficiently):
         try:
             worst = distance_in_a_trial(attend, dtype, device, heads, head_dim)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ImportError, AttributeError) as error:
-            reasons.append(first_line(error))
+            reasons.append(f"{attend.__name__}: {first_line(error)}")
             continue
         if worst <= TRIAL_BOUND[dtype]:
+            log.info("attention: %s%s", attend.__name__, "".join(f"; not {reason}" for reason in reasons))
             return attend
-        reasons.append(f"off by {worst:.1e}")
+        reasons.append(f"{attend.__name__}: off by {worst:.1e}")
     log.warning("no attention over packed sequences on this GPU (%s); sequences of equal length share a call instead, which is slower", "; ".join(reasons))
     return attend_by_length
 
 
 def distance_in_a_trial(attend: Attend, dtype: torch.dtype, device: torch.device, heads: int, head_dim: int) -> float:
-    """The largest difference to attend_by_length's numbers, which are of the order of 1."""
+    """The largest difference to attend_by_length's numbers on the CPU in fp32, which are of the order of 1."""
     lengths = [3, 130, 130, 257]
     bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
     pack = PackedTokens(*[bounds] * 4, bounds, lengths)
     qkv_T3Hd = torch.randn(sum(lengths), 3, heads, head_dim, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    return (attend(qkv_T3Hd, pack).float() - attend_by_length(qkv_T3Hd, pack).float()).abs().max().item()
+    return (attend(qkv_T3Hd, pack).float().cpu() - attend_by_length(qkv_T3Hd.float().cpu(), pack)).abs().max().item()

@@ -118,6 +118,7 @@ class Embedder:
     def _make_room(self, rows: List[int], reason: str) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+            getattr(torch._C, "_host_emptyCache", lambda: None)()  # pinned memory, by a name that is torch's own
         if len(rows) == 1:
             self._alone_too_large[rows[0]] = reason
             self.failed[rows[0]] = f"out of memory with {self.token_counts[rows[0]]} tokens alone in a pack ({reason}); {LESS_MEMORY}"

@@ -31,19 +31,22 @@ from protembed.underway import Underway, Vectors
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 
 BYTES_PER_TOKEN = 80  # and unit of width: the peak of a pass on a CPU, measured with 8M and 35,000 residues
+MOST_BYTES_OF_A_PASS = 1 << 28  # of residues' vectors, on their way from a GPU
 UNDOUBTED = 1 << 29  # bytes: what needs less is tried, whatever the machine says of its memory
 
 
-def default_max_tokens(device: torch.device, width: int) -> int:
+def default_max_tokens(device: torch.device, width: int, residue_vectors: int = 0) -> int:
     """Pack budget for a device: a power of two that depends on its size, not on what is free, so that a resume packs alike.
 
     On a CPU larger packs leave the caches (measured: benchmarks/). On a GPU a token takes about 64 bytes per unit of
-    width at the widest point of a layer; a quarter of the memory is planned for it.
+    width at the widest point of a layer; a quarter of the memory is planned for it. There, vectors of residues, so many of each,
+    wait in the host's memory, of some four passes at once.
     """
     if device.type == "cpu":
         return 4096
     fitting = torch.cuda.get_device_properties(device).total_memory // 4 // (64 * width)
-    return min(65536, 1 << max(10, fitting.bit_length() - 1))
+    waiting = MOST_BYTES_OF_A_PASS // (4 * width * residue_vectors) if residue_vectors else fitting
+    return min(65536, 1 << max(10, min(fitting, waiting).bit_length() - 1))
 
 
 class Layer:

@@ -38,6 +38,9 @@ class Underway:
             begun, ended = self._events
             ended.synchronize()
             self._seconds = begun.elapsed_time(ended) / 1000
+            # Pinned memory is scarce, a power of two each, and of a device that has failed it cannot be given back (the process aborts):
+            # the next pass shall have it, and no checkpoint hold it.
+            self._vectors = {name: vector.clone() for name, vector in self._vectors.items()}
         return self._vectors, self._seconds
 
 
