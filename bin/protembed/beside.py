@@ -132,11 +132,14 @@ class _Orders:
         Thread(target=self._receive, args=(inbox,), daemon=True).start()
 
     def _receive(self, inbox: Connection) -> None:
-        with contextlib.suppress(EOFError):
+        try:
             while order := inbox.recv():
                 if not self._forgotten:
                     self._waiting.put(order)
-        self._waiting.put(None)
+        except EOFError:
+            pass
+        finally:  # also when there is no memory for an order: who waits for an answer then sees the process end
+            self._waiting.put(None)
 
     def __iter__(self) -> Iterator[Tuple[str, Tuple[object, ...], bool]]:
         while os.getppid() == self._parent and (order := self._waiting.get()):
