@@ -10,6 +10,7 @@ import datetime
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -71,12 +72,14 @@ def write_records(path: Path, options: Options) -> None:
 def measured(*command: object) -> dict:
     """Seconds of a command, its CPU seconds and its peak memory. Incomplete with its message when it fails."""
     before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
+    processes: list = []
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(list(map(str, command)), stderr=said)
         for tick in itertools.count():  # ru_maxrss would count what this process had when it forked
             if process.poll() is not None:
                 break
-            peak = peak if tick % 10 else max(peak, high_water(process.pid))
+            processes = processes if tick % 10 else with_children(process.pid)  # what they share is counted twice
+            peak = max(peak, sum(int(kilobytes) << 10 for pid in processes for kilobytes in re.findall(r"VmHWM:\s+(\d+)", status_of(pid))))
             time.sleep(0.02)
         seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         said.seek(0)
@@ -86,15 +89,16 @@ def measured(*command: object) -> dict:
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak}
 
 
-def high_water(pid: int) -> int:
-    """Peak of resident memory in bytes, of a process and of those that it has begun together; what they share is counted twice."""
-    peak = 0
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            if str(pid) in (fields["Pid"].strip(), fields["PPid"].strip()):
-                peak += int(fields.get("VmHWM", "0 kB").split()[0]) * 1024
-    return peak
+def status_of(pid: object) -> str:
+    """/proc/<pid>/status; empty when it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/status").read_text()
+    return ""
+
+
+def with_children(pid: int) -> list:
+    """A process and those that it has begun."""
+    return [pid, *(other.name for other in Path("/proc").glob("[0-9]*") if f"\nPPid:\t{pid}\n" in status_of(other.name))]
 
 
 def use_memory(share: float, folder: Path, inputs: list) -> None:
