@@ -9,11 +9,11 @@ import json
 import math
 import os
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Callable, ContextManager, Dict, Iterable, Iterator, List, Tuple, Union
+from typing import IO, Callable, Dict, Iterable, Iterator, List, Tuple, Union
 
 import numpy as np
 
@@ -140,12 +140,12 @@ def open_all(options: Options, stack: ExitStack) -> Dict[str, Union[ChunkFile, E
     return files
 
 
-def filling(files: VectorFiles, form: Form, sizes: Sizes, in_shards: bool) -> ContextManager[Worker]:
-    """Who fills the vector datasets: a process of its own where they are large, and not compressed (HDF5 does that, here)."""
+def filling(files: VectorFiles, form: Form, sizes: Sizes, in_shards: bool, stack: ExitStack) -> Worker:
+    """Who fills the vector datasets until `stack` ends: a process of its own where they are large, and not compressed (HDF5 does that, here)."""
     shapes = {name: sizes.shape(name) for name in sizes.widths}
-    filler = Filler(files, form.dtype, shapes if in_shards else {})
+    filler = stack.enter_context(closing(Filler(files, form.dtype, shapes if in_shards else {})))
     large = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(form.dtype).itemsize >= LEAST_BYTES
-    return apart(filler) if large and form.compression == "none" else nullcontext(Here(filler))
+    return stack.enter_context(apart(filler)) if large and form.compression == "none" else Here(filler)
 
 
 def main(options: Options) -> None:
@@ -177,9 +177,9 @@ def merged(files: VectorFiles, options: Options, outdir: Path) -> Tuple[Totals, 
     shards = sizes_of_shards(outcomes(), sizes, -(-sizes.records // options.shards)) if options.shards > 1 and sizes.records else []
     form, attributes, path = Form(options.store_dtype, options.compression), run_attributes(files, options), outdir / "embeddings.h5"
     with ExitStack() as stack:
-        filler = stack.enter_context(filling(files, form, sizes, len(shards) > 1))
         tables = [outdir / "ledger.tsv", outdir / "failed.tsv" if left_out else Path(os.devnull)]
         lines = [stack.enter_context(writing_table(table)) for table in tables]
+        filler = filling(files, form, sizes, len(shards) > 1, stack)  # ends before the tables: on a full disk they get the room of its file
         if len(shards) > 1:
             writer = stack.enter_context(creating_shards(path, sizes, form, filler, dict(zip(shard_names(path, len(shards)), shards)), attributes))
         else:

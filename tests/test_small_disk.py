@@ -13,6 +13,7 @@ import subprocess
 import pytest
 
 from protembed.anchor import CONTENT, NAME
+from protembed.beside import LEAST_BYTES
 from protembed.store import check_embeddings
 from tests.conftest import make_proteins, metrics_of, run_inside, write_chunk, write_fasta
 from tests.crash_jobs import durable_batches, litter
@@ -98,9 +99,11 @@ def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_merge_on_a_full_disk_leaves_no_file_and_all_checkpoints_and_with_more_room_is_as_ever(tmp_path, weights, disk):
-    write_fasta(tmp_path / "in.fasta", make_proteins([200] * 30, seed=9))
-    run_inside("split_fasta.py", tmp_path / "in.fasta", "--outdir", tmp_path, "--chunk-residues", 2000)
+@pytest.mark.parametrize("proteins", [30, 170], ids=["", "by two processes"])
+def test_a_merge_on_a_full_disk_leaves_no_file_and_all_checkpoints_and_with_more_room_is_as_ever(tmp_path, weights, disk, proteins):
+    assert (proteins * 200 * 512 >= LEAST_BYTES) == (proteins > 30)
+    write_fasta(tmp_path / "in.fasta", make_proteins([200] * proteins, seed=9))
+    run_inside("split_fasta.py", tmp_path / "in.fasta", "--outdir", tmp_path, "--chunk-residues", 70 * proteins)
     anchor = anchored(tmp_path / "checkpoints")
     for chunk in (tmp_path / "chunks").iterdir():
         run_inside("embed_chunk.py", chunk, "--weights", weights, "--outdir", tmp_path / "embedded", "--anchor", anchor, "--include", "mean,per_tok")

@@ -110,9 +110,15 @@ class Filler:
         for name, target in self._targets.items():
             assert self._filled[name] == target.shape[0], f"{self._filled[name]} rows of {target.shape[0]}"
         self._source.check_used()
-        self._disk.wait()
-        os.close(self._descriptor)
+        self.close()
         return _hexadecimal(self._digests)
+
+    def close(self) -> None:
+        """Leave the file, finished or not."""
+        self._disk.wait()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def finish_whole(self) -> Dict[str, str]:
         """Those of the index's datasets, after the last file."""
