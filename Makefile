@@ -1,5 +1,5 @@
 # make demo    set up what is missing and embed a few hundred real proteins   (MODEL=esm2_t6_8M_UR50D for real weights)
-# make test    set up what is missing and run all tests that need no container engine and no cluster (35 to 60 minutes on two cores)
+# make test    set up what is missing and run all tests that need no container engine and no cluster (25 to 60 minutes on two cores)
 # make kill-test  1000 real proteins, 2 workers: kill them, Nextflow and everything in mid-run, resume, compare every bit, print a report
 # make storm   SIGKILLs at random instants, results compared with an undisturbed run's   (KILLS=200, SEED=0)
 # make fuzz   drawn FASTA files and command lines for the split: no traceback, no record lost   (MINUTES=10, SEED=0)
