@@ -76,7 +76,7 @@ class Worker:
         device, shape = usable_device(setting.device), SHAPES[setting.model]
         dtype = torch.float32 if setting.device == "cpu" else torch.float16
         self.engine = PackedESM2(random_esm2(shape), (shape.layers,), setting.include, dtype, device)
-        self.max_tokens, self.interval = setting.max_tokens or default_max_tokens(device, shape.width), setting.interval
+        self.max_tokens, self.interval = setting.max_tokens or default_max_tokens(device, shape.width, "per_tok" in setting.include), setting.interval
         os.fsync = self.fsync = TimedFsync()
 
     def off(self, embedder: Embedder) -> Dict[str, float]:

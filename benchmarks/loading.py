@@ -121,9 +121,9 @@ def measure(path: Path, options: Options) -> list:
     answers = context.Queue()
     found = {(name, cold): [] for name in LOADERS for cold in (True, False)}
     for _ in range(options.rounds):
-        for cold in (False,) if options.from_memory else (True, False):
+        for cold in (True, False):
             for name in LOADERS:
-                if cold and not drop_caches():
+                if cold and (options.from_memory or not drop_caches()):
                     continue
                 process = context.Process(target=timed, args=(name, path, options.device, answers))
                 process.start()

@@ -7,7 +7,6 @@ filled with given vectors instead of a model's. Writes JSON.
 
 import contextlib
 import datetime
-import itertools
 import json
 import os
 import re
@@ -73,12 +72,13 @@ def measured(*command: object) -> dict:
     """Seconds of a command, its CPU seconds and its peak memory. Incomplete with its message when it fails."""
     before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
     processes: list = []
+    looks = 0
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(list(map(str, command)), stderr=said)
-        for tick in itertools.count():  # ru_maxrss would count what this process had when it forked
-            if process.poll() is not None:
-                break
-            processes = processes if tick % 10 else with_children(process.pid)  # what they share is counted twice
+        while process.poll() is None:  # ru_maxrss would count what this process had when it forked
+            if looks % 10 == 0:
+                processes = with_children(process.pid)  # what they share is counted twice
+            looks += 1
             peak = max(peak, sum(int(kilobytes) << 10 for pid in processes for kilobytes in re.findall(r"VmHWM:\s+(\d+)", status_of(pid))))
             time.sleep(0.02)
         seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -23,7 +23,7 @@ from argparse_dataclass import ArgumentParser  # noqa: E402
 from measuring import machine  # noqa: E402
 
 from protembed import hdf5  # noqa: E402
-from protembed.vector_rows import Form  # noqa: E402
+from protembed.vector_datasets import Form  # noqa: E402
 
 BLOCK = 4096  # rows that the merge writes at a time
 

@@ -66,8 +66,7 @@ class Options:
     session: str = field(default="", metadata=dict(help="Nextflow's session id: exit 75 at the next pack when a newer task of it has the chunk"))
 
     def __post_init__(self):
-        unknown = set(self.include.split(",")) - set(INCLUDABLE)
-        if unknown:
+        if unknown := set(self.include.split(",")) - set(INCLUDABLE):
             raise BadOption(f"--include has {', '.join(sorted(unknown))}; choose from {', '.join(INCLUDABLE)}")
         if CONTACTS in self.include and self.long_sequences == "window" and self.max_residues < CONTACTS_MAX_RESIDUES:
             raise BadOption(f"contacts with windows need --max-residues of at least {CONTACTS_MAX_RESIDUES}: no pair of residues may be in none")
@@ -150,18 +149,19 @@ def report_failures(failed: Dict[int, str], chunk: Chunk, path: Path) -> NoRetur
 
 
 def main(options: Options) -> None:
-    started, chunk, recipe = time.monotonic(), Chunk(options), Recipe(options)
+    started = time.monotonic()
+    chunk, recipe = Chunk(options), Recipe(options)
     keep_freed_memory()
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     compute_exactly()
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    place = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints", recipe.identity.digest, chunk.name
+    root = folder_of(Path(options.anchor)) if options.anchor else outdir / "checkpoints"
+    place = root, recipe.identity.digest, chunk.name
     checkpoint = ChunkCheckpoint(*place, len(chunk.pieces))
     provided = checkpoint.good_batches()
     missing = set(range(len(chunk.pieces))).difference(*provided.values())
-    reused = len(chunk.pieces.rows_without(missing))
-    if reused:
+    if reused := len(chunk.pieces.rows_without(missing)):
         log.info("%s: %d of %d sequences are in the checkpoint", chunk.name, reused, len(chunk.digests))
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # tells which device of a machine did which chunk

@@ -34,7 +34,7 @@ from protembed.merging import VectorFiles
 from protembed.reading import Embeddings, open_embeddings
 from protembed.records import EARLIER, RecordBlock, count_records, read_columns
 from protembed.store import Sizes, Worker, creating_embeddings, creating_shards
-from protembed.vector_rows import Form
+from protembed.vector_datasets import Form
 
 MOST_SHARDS = 10_000
 
@@ -120,13 +120,8 @@ def run_attributes(files: VectorFiles, options: Options) -> Dict[str, object]:
         command=options.run_command,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         reused_from=json.dumps([file.origin() for file in files.by_name.values() if isinstance(file, Embeddings)]),
-        verify=json.dumps(verdict_of(options)),
+        verify=json.dumps(json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}),
     )
-
-
-def verdict_of(options: Options) -> Dict[str, object]:
-    """What verify.json says, if there is one."""
-    return json.loads(Path(options.verify).read_text(encoding="utf-8")) if options.verify else {}
 
 
 def open_all(options: Options, stack: ExitStack) -> Dict[str, Union[ChunkFile, Embeddings]]:
@@ -158,7 +153,7 @@ def main(options: Options) -> None:
         files = VectorFiles(by_name, read_failures(folder_of(Path(options.anchor)), identity) if options.anchor else {})
         files.refuse_nothing(read_columns(Path(options.records)))
         totals, attributes = merged(files, options, outdir)
-    write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=verdict_of(options)), indent=2) + "\n")
+    write_text(outdir / "summary.json", json.dumps(dict(attributes, flags=totals.flags, verify=json.loads(str(attributes["verify"]))), indent=2) + "\n")
     if options.anchor and not options.keep_checkpoints:
         for name in files.by_name:
             place = folder_of(Path(options.anchor)), files.identity.digest, name

@@ -14,7 +14,7 @@ from protembed.merging import VectorFiles, parts
 from protembed.reading import Embeddings
 from protembed.shapes import Shape
 from protembed.store import check_embeddings
-from protembed.vector_rows import Form
+from protembed.vector_datasets import Form
 from protembed.weights import random_esm2, save_esm2
 from tests.conftest import run_inside, write_fasta
 from tests.test_merge_chunks import merge, run  # noqa: F401

@@ -19,7 +19,7 @@ LOWEST = {"errors", "atomic", "packing", "identity", "layout", "records", "hdf5"
 LOWEST |= {
     "meter",
     "ledger",
-    "vector_rows",
+    "vector_datasets",
     "rounding",
     "checked_rows",
     "checkpoint_folder",

@@ -18,7 +18,7 @@ from protembed.layout import rows_of
 from protembed.records import RecordBlock
 from protembed.rounding import rounded
 from protembed.seals import started_checksum
-from protembed.vector_rows import Target
+from protembed.vector_datasets import Target
 
 BEGIN_BYTES = 1 << 26  # of vectors from which on the disk is asked to begin
 _libc = ctypes.CDLL(None)

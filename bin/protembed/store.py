@@ -31,7 +31,7 @@ from protembed.layout import CONTACTS, FORMAT, is_per_residue, is_ragged, offset
 from protembed.ledger import Coverage
 from protembed.records import RecordBlock
 from protembed.seals import checksum_of, damage_named, opened, seal
-from protembed.vector_rows import Form, Part, create_elsewhere
+from protembed.vector_datasets import Form, Part, create_elsewhere
 
 Append = Callable[[RecordBlock], object]
 
@@ -69,7 +69,6 @@ class EmbeddingsWriter:
         self._append_vectors, self._checksums = append_vectors, checksums
         self._next = 0
         self._offsets = {offsets_name(name): name for name in sizes.widths if is_ragged(name)}
-        self._filled = dict.fromkeys(self._offsets, 0)  # rows of the datasets that these are for
         self._columns = ["sequence_ids", "samples"] if sizes.has_samples else ["sequence_ids"]
         for column in self._columns:
             file.create_dataset(column, (sizes.records,), dtype=h5py.string_dtype("utf-8"))
@@ -91,9 +90,7 @@ class EmbeddingsWriter:
         self._file["flags"][here] = block.flags
         self._file["sha256"][here] = block.digests
         for column, name in self._offsets.items():
-            ends = self._filled[column] + np.concatenate([[0], np.cumsum(rows_of(name, block.residues))])
-            self._file[column][here.start : here.stop + 1] = ends
-            self._filled[column] = ends[-1]
+            self._file[column][here.start + 1 : here.stop + 1] = self._file[column][here.start] + np.cumsum(rows_of(name, block.residues))
         self._next = here.stop
         self._raise_fault()
 
