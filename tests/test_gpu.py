@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from protembed import attention
+from protembed import attention, esm2, pointwise
 from protembed.device import compute_exactly
 from protembed.embedding import Embedder
 from protembed.esm2 import PackedESM2
@@ -46,6 +46,17 @@ def test_the_flash_kernel_is_the_one_that_runs():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         engine.embed(sequences)
     assert sum(event.count for event in profile.key_averages() if "flash" in event.key.lower()) >= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_our_kernels_are_the_ones_that_run_and_give_torchs_numbers(monkeypatch, dtype):
+    model, sequences, place = random_esm2(Shape(3, 640, 20), seed=1, sharpness=1.5), make_proteins(LENGTHS), torch.device("cuda")
+    ours = PackedESM2(model, range(4), ("mean", "bos", "per_tok", "contacts"), dtype, place)
+    assert {type(layer.pointwise) for layer in ours.layers} == {pointwise.Fused}
+    monkeypatch.setattr(esm2, "chosen_pointwise", lambda *arguments: pointwise.Portable())
+    torchs = PackedESM2(model, range(4), ours.include, dtype, place).embed(sequences)
+    for name, rows in ours.embed(sequences).items():
+        assert relative_l2(rows, torchs[name]) <= {torch.float16: 5e-4, torch.bfloat16: 4e-3}[dtype], name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

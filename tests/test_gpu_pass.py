@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from protembed import attention, esm2
 from protembed.layout import vector_name
+from protembed.pointwise import Portable
 
 GPU = torch.device("cuda")
 SEQUENCES = ["MKV" * 100, "ACDEFGHIKL" * 4, "ACDEFGHIKL" * 4, "W"]
@@ -40,6 +41,7 @@ def passed(monkeypatch, model, dtype, attend, include, shares=()):
     """Vectors without content of one pass, and the dtypes of its projections."""
     monkeypatch.setattr(esm2, "chosen_attention", lambda *arguments: attend)  # whose trial reads numbers
     monkeypatch.setattr(attention, "multiplies_complex_halves", lambda device: True)
+    monkeypatch.setattr(esm2, "chosen_pointwise", lambda *arguments: Portable())  # our kernels take addresses
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # wants a driver
     with FakeTensorMode(allow_non_fake_inputs=True), Products() as products:
         engine = esm2.PackedESM2(model, range(model.num_layers + 1), include, dtype, GPU)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from esm.model.esm2 import ESM2
 
-from protembed import esm2
+from protembed import esm2, pointwise
 from protembed.esm2 import PackedESM2
 from protembed.proteins import digest_of
 from protembed.sampling import Sampler
@@ -87,7 +87,7 @@ def layers_off_by_one(monkeypatch):
 
 
 def positions_forgotten(monkeypatch):
-    monkeypatch.setattr(esm2, "rotate", lambda qkv, turns: None)
+    monkeypatch.setattr(pointwise, "rotate", lambda qkv, turns: None)
 
 
 BROKEN = [scale_forgotten, frequencies_recomputed, mean_with_bos_and_eos, neighbours_attended, layers_off_by_one, positions_forgotten]

@@ -11,17 +11,17 @@ fp32. Softmax is fp32 inside the attention kernels.
 Shapes:  T tokens of the pack   P sequences of the pack   R residues of the pack (T - 2P)   D width   H heads   d = D/H
 """
 
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from esm.model.esm2 import ESM2
 from torch import Tensor
 
 from protembed.allocation import free_memory
-from protembed.attention import Attend, chosen_attention, interleaved, rotate, turns
+from protembed.attention import Attend, chosen_attention, interleaved, turns
 from protembed.contacts import ContactRegression, PackContacts
 from protembed.layout import CONTACTS, vector_name
+from protembed.pointwise import Norm, Pointwise, chosen_pointwise
 from protembed.pooling import means
 from protembed.projection import Projection
 from protembed.tokens import PackedTokens, Tokenizer
@@ -50,11 +50,14 @@ def default_max_tokens(device: torch.device, width: int, residue_vectors: int = 
 
 
 class Layer:
-    """One transformer block of fair-esm's, its q, k and v projections joined and q's scale folded into its weights."""
+    """One transformer block of fair-esm's, its q, k and v projections joined and q's scale folded into its weights.
 
-    def __init__(self, layer, dtype: torch.dtype, device: torch.device):
+    following: the block after it, whose first norm is this one's last step; None after the last.
+    """
+
+    def __init__(self, layer, following, pointwise: Pointwise, dtype: torch.dtype, device: torch.device):
         attention = layer.self_attn
-        self.heads, self.head_dim, self.dtype = attention.num_heads, attention.head_dim, dtype
+        self.heads, self.head_dim, self.pointwise = attention.num_heads, attention.head_dim, pointwise
         where = {"dtype": dtype, "device": device}
 
         def paired(rows: Tensor) -> Tensor:
@@ -65,23 +68,18 @@ class Layer:
 
         self.qkv = Projection(attention.q_proj, attention.k_proj, attention.v_proj, prepare=(scaled, paired, None), **where)
         self.out, self.up, self.down = (Projection(part, **where) for part in (attention.out_proj, layer.fc1, layer.fc2))
-        self.attention_norm, self.mlp_norm = Norm(layer.self_attn_layer_norm, device), Norm(layer.final_layer_norm, device)
+        self.mlp_norm = Norm(layer.final_layer_norm, device)
+        self.norm_after = Norm(following.self_attn_layer_norm, device) if following else None
 
-    def __call__(self, stream_TD: Tensor, turns_T11c: Tensor, pack: PackedTokens, attend) -> Tensor:
-        qkv_T3Hd = self.qkv(self.attention_norm(stream_TD).to(self.dtype)).unflatten(1, (3, self.heads, self.head_dim))
-        rotate(qkv_T3Hd, turns_T11c)
-        stream_TD = self.out.added_to(stream_TD, attend(qkv_T3Hd, pack).flatten(1))
-        return self.down.added_to(stream_TD, self.up.then_gelu(self.mlp_norm(stream_TD).to(self.dtype)))
-
-
-class Norm:
-    """Layer norm in fp32."""
-
-    def __init__(self, norm, device: torch.device):
-        self.weight, self.bias, self.eps = norm.weight.float().to(device), norm.bias.float().to(device), norm.eps
-
-    def __call__(self, stream_TD: Tensor) -> Tensor:
-        return F.layer_norm(stream_TD, self.weight.shape, self.weight, self.bias, self.eps)
+    def __call__(self, stream_TD: Tensor, normed_TD: Tensor, turns_T11c: Tensor, pack: PackedTokens, attend: Attend) -> Tuple[Tensor, Optional[Tensor]]:
+        """The residual stream after this block, and its norm for the block that follows. The stream that was given may be overwritten."""
+        qkv_T3Hd = self.qkv(normed_TD).unflatten(1, (3, self.heads, self.head_dim))
+        self.pointwise.rotate(qkv_T3Hd, turns_T11c)
+        stream_TD, normed_TD = self.pointwise.add_and_norm(stream_TD, self.out, attend(qkv_T3Hd, pack).flatten(1), self.mlp_norm)
+        inner_TD = self.up.then_gelu(normed_TD)
+        if self.norm_after is None:
+            return self.down.added_to(stream_TD, inner_TD), None
+        return self.pointwise.add_and_norm(stream_TD, self.down, inner_TD, self.norm_after)
 
 
 class PackedESM2:
@@ -99,11 +97,14 @@ class PackedESM2:
         self.inv_freq = model.layers[0].self_attn.rot_emb.inv_freq.float().to(device)
         self.contacts = ContactRegression(model.contact_head.regression, model.num_layers, device) if CONTACTS in include else None
         needed = model.num_layers if self.contacts else max(layers)
-        self.layers = [Layer(layer, dtype, device) for layer in model.layers[:needed]]  # those above are for nothing
+        heads, head_dim = model.attention_heads, model.embed_dim // model.attention_heads
+        pointwise = chosen_pointwise(dtype, device, heads, head_dim)
+        blocks = model.layers[:needed]  # those above are for nothing
+        self.layers = [Layer(block, following, pointwise, dtype, device) for block, following in zip(blocks, [*blocks[1:], None])]
         self.layer_count = model.num_layers
         self.fitted = UNDOUBTED  # what a pass has had before, this process still has
-        self.last_norm = Norm(model.emb_layer_norm_after, device)
-        self.attend = chosen_attention(dtype, device, model.attention_heads, model.embed_dim // model.attention_heads)
+        self.first_norm, self.last_norm = Norm(model.layers[0].self_attn_layer_norm, device), Norm(model.emb_layer_norm_after, device)
+        self.attend = chosen_attention(dtype, device, heads, head_dim)
 
     def embed(self, sequences: Sequence[str]) -> Vectors:
         """Vectors of one pack, fp32 on the CPU, by name: mean and bos (P, D), per_tok (R, D), rows as in `sequences`.
@@ -132,8 +133,9 @@ class PackedESM2:
         vectors: Vectors = {}
         self._take(vectors, 0, stream_TD, pack)
         contacts = PackContacts(self.contacts, pack) if self.contacts else None
+        normed_TD = self.first_norm(stream_TD).to(self.dtype)
         for number, layer in enumerate(self.layers, 1):
-            stream_TD = layer(stream_TD, turns_T11c, pack, self._watched(contacts, number - 1))
+            stream_TD, normed_TD = layer(stream_TD, normed_TD, turns_T11c, pack, self._watched(contacts, number - 1))
             last = number == self.layer_count
             self._take(vectors, number, self.last_norm(stream_TD) if last else stream_TD, pack)
         return dict(vectors, **{CONTACTS: contacts.result()}) if contacts else vectors
