@@ -143,16 +143,24 @@ def test_the_first_twenty_offenders_are_listed_and_all_are_counted(tmp_path):
 
 def test_policies_substitute_skip_and_rename_are_recorded_per_record(tmp_path):
     path = tmp_path / "in.fasta"
-    path.write_text(">a\nMKJV\n>a\nMKV\n>a_2\nMV\n>a\nMM\n")
+    path.write_text(">a\nMKJV\n>a_2\nMKV\n>a_2\nMV\n>a\nMJ\n")
     split(tmp_path, path, "--invalid-residues", "substitute", "--duplicate-ids", "rename")
     rows = records_of(tmp_path)
     assert [row.id for row in rows] == ["a", "a_2", "a_2_2", "a_3"]
-    assert (rows[0].flags, rows[0].note) == (Flag.SUBSTITUTED, "X in place of J")
+    assert [row.note for row in rows] == ["X in place of J", "", "given as a_2", "X in place of J; given as a"]
+    assert rows[0].flags == Flag.SUBSTITUTED
     assert "MKXV" in sum(chunks_of(tmp_path).values(), [])
     split(tmp_path, path, "--invalid-residues", "skip", "--duplicate-ids", "rename")
     row = records_of(tmp_path)[0]
     assert (row.chunk, row.row, row.note) == ("-", -1, "letters outside the alphabet: J")
-    assert json.loads((tmp_path / "out" / "split.json").read_text())["skipped"] == 1
+    assert json.loads((tmp_path / "out" / "split.json").read_text())["skipped"] == 2
+
+
+def test_no_record_loses_its_own_id_to_one_that_was_renamed(tmp_path):
+    path = tmp_path / "in.fasta"
+    path.write_text(">a\nMKV\n>a\nMKL\n>a_2\nMV\n")
+    done = split(tmp_path, path, "--duplicate-ids", "rename", check=False)
+    assert done.returncode == 65 and "in.fasta:5 a_2 has the id that --duplicate_ids rename gave to a record before it; rename one of them" in done.stderr
 
 
 def test_a_long_record_is_an_offender_only_when_asked(tmp_path):

@@ -5,7 +5,7 @@ A block without a fault costs a few calls. Only a block with one is looked throu
 
 import re
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Set, Tuple
 
 import numpy as np
 
@@ -45,13 +45,15 @@ class RecordChecker:
         faults = [(place, what) for place, what in enumerate(map(_fault_of_id, given)) if what] if _some_faulty(given) else []
         ids, repeated = self._ids.add(given)
         faulty = {place for place, _ in faults}
-        faults += [(place, "occurs more than once; rename it, or use --duplicate_ids rename") for place in repeated if place not in faulty]
+        faults += [(place, self._ids.FAULT) for place in repeated if place not in faulty]
         flags, notes = [0] * len(ids), [""] * len(ids)
         if not all(lengths) or (self._longest_allowed and max(lengths) > self._longest_allowed):
             faults += self._faulty_lengths(lengths)
             notes = ["" if length else "no residues" for length in lengths]
         if not usual:
             faults += self._apply_to_letters(sequences, flags, notes)
+        for place in [place for place, name in enumerate(ids) if name != given[place]] if ids is not given else ():
+            notes[place] = "; ".join(filter(None, [notes[place], f"given as {given[place]}"]))
         self._refuse(faults, given)
         self._next += len(ids)
         return CheckedRecords(ids, sequences, lengths, flags, notes, [self._sample] * len(ids))
@@ -111,6 +113,8 @@ def _fault_of_id(name: str) -> str:
 class _UniqueIds:
     """Tells which ids came before, by 128 bits of Python's keyed hash: the odds of one false alarm in 10 million ids are 1e-25."""
 
+    FAULT = "occurs more than once; rename it, or use --duplicate_ids rename"
+
     def __init__(self):
         self._seen = FirstSeen()
 
@@ -125,18 +129,25 @@ class _UniqueIds:
 class _RenamedIds:
     """Adds _2, _3, ... to ids that came before."""
 
+    FAULT = "has the id that --duplicate_ids rename gave to a record before it; rename one of them"
+
     def __init__(self):
         self._next: Dict[str, int] = {}  # id in use -> the number to try first when it comes again
+        self._made: Set[str] = set()  # of them those that no record came with
 
     def add(self, ids: List[str]) -> Tuple[List[str], List[int]]:
-        """(ids that are new, no places)."""
-        return list(map(self._renamed, ids)), []
+        """(ids that are new, places of those that a record before was given)."""
+        taken: List[int] = []
+        return [self._renamed(name, place, taken) for place, name in enumerate(ids)], taken
 
-    def _renamed(self, name: str) -> str:
+    def _renamed(self, name: str, place: int, taken: List[int]) -> str:
+        if name in self._made:
+            taken.append(place)
         new, number = name, self._next.get(name, 2)
         while new in self._next:
             new, number = f"{name}_{number}", number + 1
         if new != name:
             self._next[name] = number
+            self._made.add(new)
         self._next[new] = 2
         return new
