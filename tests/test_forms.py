@@ -1,6 +1,7 @@
 """The form of vectors in embeddings.h5: compressed, in half precision, written in blocks. None of it may change what they are."""
 
 import weakref
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from protembed import filling, merging, store
 from protembed.beside import Here
 from protembed.chunk_file import ChunkFile
+from protembed.errors import BadOption
 from protembed.filling import Filler
 from protembed.merging import VectorFiles, parts
 from protembed.reading import Embeddings
+from protembed.rounding import rounded
 from protembed.shapes import Shape
 from protembed.store import check_embeddings
 from protembed.vector_datasets import Form
@@ -72,6 +75,14 @@ def test_a_number_beyond_float16_is_refused_by_record_and_not_stored_as_infinity
     assert f"protein2 has the number 176000 in representations/0/{include}, which float16 cannot hold; use --store_dtype float32" in done.stderr
     assert not (tmp_path / "out" / "embeddings.h5").exists()
     merge(tmp_path, tmp_path / "weights", tmp_path / "out")
+
+
+def test_the_record_with_a_number_beyond_float16_is_named_behind_vectors_that_were_rounded_before():
+    """As those of an earlier result are."""
+    block = SimpleNamespace(ids=["earlier", "wild"], residues=np.array([7, 9]))
+    pieces = [np.ones((1, 4), "float16"), np.full((1, 4), 1e6, "float32")]
+    with pytest.raises(BadOption, match=r"^wild has the number 1e\+06 in representations/1/mean"):
+        list(rounded(pieces, np.dtype("float16"), "representations/1/mean", block))
 
 
 def test_pieces_hold_the_records_in_order_and_no_more_than_asked_for_unless_one_alone_is_more():

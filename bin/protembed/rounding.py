@@ -14,6 +14,7 @@ def rounded(pieces: Iterable[np.ndarray], dtype: np.dtype, name: str, block: Rec
     before = 0  # rows
     for piece in pieces:
         if piece.dtype == dtype:
+            before += len(piece)
             yield piece
             continue
         with np.errstate(over="ignore"):
