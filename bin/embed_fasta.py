@@ -25,6 +25,7 @@ from protembed.atomic import replacing, write_text
 from protembed.cli import log, run
 from protembed.errors import BadOption
 from protembed.layout import INCLUDABLE
+from protembed.shapes import RANDOM
 from protembed.windows import POLICIES
 
 ONE_CHUNK = 1 << 50  # residues
@@ -86,9 +87,10 @@ def options_of_steps(options: Options, work: Path) -> dict:
     policies = dict(invalid_residues=options.invalid_residues, duplicate_ids=options.duplicate_ids, longest_allowed=longest)
     recipe = dict(repr_layers=listed(options.repr_layers), include=listed(options.include), dtype=options.dtype)
     place = dict(weights=str(work / "weights"), outdir=str(work))
+    downloads = "" if options.model.endswith(".pt") or options.model.startswith(RANDOM) else anchor_in(Path(options.weights_dir).expanduser())
     return dict(
         split=split_fasta.Options(options.fasta, outdir=str(work), chunk_residues=ONE_CHUNK, sample=options.verify, **policies),
-        fetch=fetch_weights.Options(options.model, outdir=place["weights"], anchor=anchor_in(Path(options.weights_dir).expanduser())),
+        fetch=fetch_weights.Options(options.model, outdir=place["weights"], anchor=downloads),
         embed=dict(place, max_tokens=options.max_tokens, checkpoint_seconds=options.checkpoint_seconds, **recipe, **same),
         verify=dict(place, sample=str(work / "sample.fasta"), device=options.device, threads=options.threads),
     )
@@ -99,8 +101,11 @@ def ledger_of(output: Path) -> Path:
     return output.with_name(output.name + ".ledger.tsv")
 
 
-def refuse_inputs(options: Options, output: Path) -> None:
-    """BadOption when a file that is written is one that is read."""
+def refuse_outputs(options: Options, output: Path) -> None:
+    """BadOption when a file that is written is one that is read, or cannot be one."""
+    for path in (output, ledger_of(output)):
+        if path.is_dir():
+            raise BadOption(f"{path} is a folder; name another --output")
     for path in map(Path, [*options.fasta, options.model]):
         if path.resolve() in (output.resolve(), ledger_of(output).resolve()):
             raise BadOption(f"{path} is read; name another --output")
@@ -108,7 +113,7 @@ def refuse_inputs(options: Options, output: Path) -> None:
 
 def main(options: Options) -> None:
     output = Path(options.output)
-    refuse_inputs(options, output)
+    refuse_outputs(options, output)
     work = output.with_name(output.name + ".work")
     steps = options_of_steps(options, work)
     embed_chunk.Options("", **steps["embed"])  # a bad option is told before the input is read
@@ -116,7 +121,7 @@ def main(options: Options) -> None:
     split_fasta.main(steps["split"])
     fetch_weights.main(steps["fetch"])
     chunks = []
-    for fasta in sorted((work / "chunks").iterdir()):  # one, or none when every record is left out
+    for fasta in sorted((work / "chunks").glob("chunk_*.fasta")):  # one, or none when every record is left out
         embed_chunk.main(embed_chunk.Options(str(fasta), **steps["embed"]))
         chunks.append(str(work / f"{fasta.stem}.h5"))
     verdict = ""

@@ -1,3 +1,4 @@
+import os
 import re
 import sys
 
@@ -13,7 +14,7 @@ from tests.terminal import on_a_terminal
 def test_a_plain_fasta_becomes_the_pipelines_file_with_its_ids_and_fair_esms_values(tmp_path, hostile_esm2, hostile_pt):
     given = make_proteins([30, 90, 60], seed=3)
     fasta = write_fasta(tmp_path / "in.fasta", [*given, given[0]])
-    said = run_inside("embed_fasta.py", fasta, "--model", hostile_pt, "--output", tmp_path / "x.h5", "--weights_dir", tmp_path / "keep").stderr
+    said = run_inside("embed_fasta.py", fasta, "--model", hostile_pt, "--output", tmp_path / "x.h5").stderr
     assert check_embeddings(tmp_path / "x.h5")["n_embedded"] == 4
     with h5py.File(tmp_path / "x.h5") as file:
         assert list(file["sequence_ids"].asstr()) == [f"protein{number}" for number in range(4)]
@@ -22,7 +23,7 @@ def test_a_plain_fasta_becomes_the_pipelines_file_with_its_ids_and_fair_esms_val
             assert relative_l2(file["embeddings"][row][None], expected[None]) < 2e-5
         assert '"sequences": 3' in file.attrs["verify"]
     assert "duplicate" in (tmp_path / "x.h5.ledger.tsv").read_text().splitlines()[4]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "keep", "x.h5", "x.h5.ledger.tsv"], said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "x.h5", "x.h5.ledger.tsv"], said
 
 
 def test_a_place_that_cannot_be_made_is_a_bad_option(tmp_path, hostile_pt):
@@ -53,6 +54,37 @@ def test_killed_it_goes_on_from_its_checkpoints_to_the_same_file(tmp_path, hosti
     again = run_script("embed_fasta.py", fasta, "--output", tmp_path / "x.h5", *words)
     assert re.search(r"[1-9]\d* of 60 sequences are in the checkpoint", again.stderr)
     assert check_embeddings(tmp_path / "x.h5")["content_sha256"] == check_embeddings(tmp_path / "whole.h5")["content_sha256"]
+
+
+def test_what_a_killed_split_left_is_no_chunk(tmp_path, hostile_pt):
+    """Half a chunk, by another process of another boot: nothing proves its writer dead, so it stays."""
+    fasta = write_fasta(tmp_path / "in.fasta", make_proteins([30, 40]))
+    (tmp_path / "x.h5.work" / "chunks").mkdir(parents=True)
+    (tmp_path / "x.h5.work" / "chunks" / ".chunk_0.fasta.host.boot-1.7.abc.tmp").write_text(">0\nMK")
+    run_inside("embed_fasta.py", fasta, "--model", hostile_pt, "--output", tmp_path / "x.h5", "--verify", 0)
+    assert check_embeddings(tmp_path / "x.h5")["n_embedded"] == 2
+
+
+@pytest.mark.parametrize("there", ["x.h5", "x.h5.ledger.tsv"])
+def test_an_output_that_is_a_folder_is_told_before_anything_is_computed(tmp_path, hostile_pt, there):
+    fasta = write_fasta(tmp_path / "in.fasta", ["MKV"])
+    (tmp_path / there).mkdir()
+    done = run_inside("embed_fasta.py", fasta, "--model", hostile_pt, "--output", tmp_path / "x.h5", check=False)
+    assert done.returncode == 78 and f"{there} is a folder; name another --output" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", there]
+
+
+def test_a_local_model_wants_no_folder_for_downloads(tmp_path, hostile_pt):
+    fasta = write_fasta(tmp_path / "in.fasta", ["MKV"])
+    run_inside("embed_fasta.py", fasta, "--model", hostile_pt, "--output", tmp_path / "x.h5", "--weights_dir", fasta / "nowhere", "--verify", 0)
+    assert (tmp_path / "x.h5").exists()
+
+
+def test_a_pipe_is_refused_for_it_would_be_read_twice(tmp_path, hostile_pt):
+    """Bytes that the first reading took are not there for the second: records would be lost in silence."""
+    os.mkfifo(tmp_path / "pipe")
+    done = run_inside("embed_fasta.py", tmp_path / "pipe", "--model", hostile_pt, "--output", tmp_path / "x.h5", check=False)
+    assert done.returncode == 65 and "pipe is a pipe, which cannot be read twice; write it to a file" in done.stderr
 
 
 def test_bad_input_and_bad_options_are_one_line_and_a_code(tmp_path, hostile_pt):

@@ -62,8 +62,10 @@ def header_lines(path: Path, wanted: Collection[int]) -> Dict[int, int]:
 def open_text(path: Path) -> IO[str]:
     """Open a text file for reading; its first bytes tell what it is compressed with, and any line ending counts as one.
 
-    A byte order mark is skipped. Bytes that are not UTF-8 become surrogates, which no id and no sequence may have.
+    A byte order mark is skipped. Bytes that are not UTF-8 become surrogates, which no id and no sequence may have. BadInput for a pipe.
     """
+    if path.is_fifo():
+        raise BadInput(f"{path} is a pipe, which cannot be read twice; write it to a file")
     with open(path, "rb") as handle:
         start = handle.read(4)
     raw: Any
