@@ -59,7 +59,7 @@ class Options:
         metadata=dict(choices=["error", "skip"], help="a sequence that cannot be embedded: exit 69 when all others are kept, or go on (default: error)"),
     )
     device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="where to compute (default: cpu)"))
-    threads: int = field(default=0, metadata=dict(help="CPU threads; 0: all cores (default: 0)"))
+    threads: int = field(default=0, metadata=dict(help="CPU threads; 0: as torch counts the cores of this process (default: 0)"))
     max_tokens: int = field(default=0, metadata=dict(help="tokens per pack; 0: by device (default: 0)"))
     checkpoint_seconds: float = field(default=30.0, metadata=dict(help="seconds between checkpoints (default: 30)"))
     leave_when_orphaned: bool = field(default=False, metadata=dict(help="exit 75 at the next pack when the parent process is gone"))
@@ -152,7 +152,7 @@ def main(options: Options) -> None:
     started = time.monotonic()
     chunk, recipe = Chunk(options), Recipe(options)
     keep_freed_memory()
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    torch.set_num_threads(options.threads or torch.get_num_threads())  # torch's own: the cores that a batch system gave, not the node's
     compute_exactly()
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)

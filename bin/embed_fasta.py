@@ -53,7 +53,7 @@ class Options:
     )
     store_dtype: str = field(default="float32", metadata=dict(choices=["float32", "float16"], help="of the vectors in the file (default: float32)"))
     device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="where to compute (default: cpu)"))
-    threads: int = field(default=0, metadata=dict(help="CPU threads; 0: all cores (default: 0)"))
+    threads: int = field(default=0, metadata=dict(help="CPU threads; 0: as torch counts the cores of this process (default: 0)"))
     verify: int = field(default=16, metadata=dict(help="sequences to embed again with unmodified fair-esm before the file is written; 0: none (default: 16)"))
     weights_dir: str = field(default="~/.cache/protembed", metadata=dict(help="keeps downloads between runs (default: ~/.cache/protembed)"))
     checkpoint_seconds: float = field(default=30.0, metadata=dict(help="seconds between checkpoints (default: 30)"))

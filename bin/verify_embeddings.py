@@ -40,7 +40,7 @@ class Options:
     weights: str = field(metadata=dict(help="weights folder written by fetch_weights.py"))
     outdir: str = field(default=".", metadata=dict(help="where verify.json goes (default: .)"))
     device: str = field(default="cpu", metadata=dict(choices=["cpu", "cuda"], help="where fair-esm computes (default: cpu)"))
-    threads: int = field(default=0, metadata=dict(help="CPU threads; 0: all cores (default: 0)"))
+    threads: int = field(default=0, metadata=dict(help="CPU threads; 0: as torch counts the cores of this process (default: 0)"))
     earlier: str = field(default="", metadata=dict(help="comma separated: the files of reuse_embeddings.py (default: none)"))
     chunks: List[str] = field(default_factory=list, metadata=dict(args=["chunks"], nargs="*", type=str, help="chunk files that hold the sample"))
 

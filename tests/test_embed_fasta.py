@@ -80,6 +80,18 @@ def test_a_local_model_wants_no_folder_for_downloads(tmp_path, hostile_pt):
     assert (tmp_path / "x.h5").exists()
 
 
+def test_no_more_threads_than_this_process_has_cores(tmp_path, hostile_pt):
+    """A share of a node, from a batch system."""
+    fasta = write_fasta(tmp_path / "in.fasta", ["MKV"])
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(mine)])
+    try:
+        run_script("embed_fasta.py", fasta, "--model", hostile_pt, "--output", tmp_path / "x.h5", "--verify", 0)
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert check_embeddings(tmp_path / "x.h5")["device"] == "CPU, 1 threads"
+
+
 def test_a_pipe_is_refused_for_it_would_be_read_twice(tmp_path, hostile_pt):
     """Bytes that the first reading took are not there for the second: records would be lost in silence."""
     os.mkfifo(tmp_path / "pipe")
