@@ -23,7 +23,7 @@ from protembed.atomic import write_text, writing_table
 from protembed.attempts import is_anothers
 from protembed.beside import LEAST_BYTES, Here, apart
 from protembed.checkpoint_folder import read_failures, remove_checkpoint
-from protembed.chunk_file import ChunkFile, open_chunk_file
+from protembed.chunk_file import FILES_OF_A_CHUNK, ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.errors import BadOption, Incomplete
 from protembed.filling import Filler
@@ -146,7 +146,7 @@ def filling(files: VectorFiles, form: Form, sizes: Sizes, in_shards: bool, stack
 def main(options: Options) -> None:
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    allow_open_files(2 * len(options.chunks))
+    allow_open_files(FILES_OF_A_CHUNK * len(options.chunks))
     with ExitStack() as stack:
         by_name = open_all(options, stack)
         identity = next((file.identity.digest for file in by_name.values()), "")

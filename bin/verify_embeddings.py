@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from protembed.atomic import write_text
-from protembed.chunk_file import ChunkFile, open_chunk_file
+from protembed.chunk_file import FILES_OF_A_CHUNK, ChunkFile, open_chunk_file
 from protembed.cli import log, run
 from protembed.device import compute_exactly, on_device, usable_device
 from protembed.errors import BadOption, Incomplete, Transient, first_line
+from protembed.hdf5 import allow_open_files
 from protembed.layout import CONTACTS, Flag, rows_of, vector_name
 from protembed.proteins import digest_of, read_fasta
 from protembed.reading import open_embeddings
@@ -125,6 +126,7 @@ def compare(files: List[ChunkFile], options: Options) -> Tuple[Dict[str, Worst],
 
 def main(options: Options) -> None:
     started = time.monotonic()
+    allow_open_files(FILES_OF_A_CHUNK * len(options.chunks))
     with ExitStack() as stack:
         files = [stack.enter_context(open_chunk_file(Path(path))) for path in sorted(options.chunks)]
         files += [stack.enter_context(open_embeddings(path)) for path in filter(None, options.earlier.split(","))]

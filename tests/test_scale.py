@@ -18,7 +18,7 @@ def many(tmp_path_factory, weights):
     """The arguments of a merge of some twenty chunks."""
     folder = tmp_path_factory.mktemp("many")
     write_fasta(folder / "in.fasta", make_proteins(draw_lengths(40, 20, 60), seed=8))
-    run_inside("split_fasta.py", folder / "in.fasta", "--outdir", folder, "--chunk-residues", 100)
+    run_inside("split_fasta.py", folder / "in.fasta", "--outdir", folder, "--chunk-residues", 100, "--sample", 3)
     for chunk in (folder / "chunks").iterdir():
         run_inside("embed_chunk.py", chunk, "--weights", weights, "--outdir", folder / "vectors")
     chunks = sorted((folder / "vectors").glob("*.h5"))
@@ -26,19 +26,34 @@ def many(tmp_path_factory, weights):
     return [*chunks, "--records", folder / "records.tsv", "--weights", weights / "weights.json"]
 
 
-def merge_under(limit, arguments, outdir):
-    command = [sys.executable, BIN / "merge_chunks.py", *arguments, "--outdir", outdir]
+def limited(limit, arguments, outdir, script="merge_chunks.py"):
+    command = [sys.executable, BIN / script, *arguments, "--outdir", outdir]
     return subprocess.run(["bash", "-c", f'ulimit {limit}; exec "$@"', "-", *map(str, command)], capture_output=True, text=True)
 
 
 def test_more_chunks_than_files_may_be_open_by_default_are_merged(many, tmp_path):
-    done = merge_under("-Sn 14", many, tmp_path)
+    done = limited("-Sn 14", many, tmp_path)
     assert done.returncode == 0, done.stderr
     assert check_embeddings(tmp_path / "embeddings.h5")["n_embedded"] == 40
 
 
+def test_chunks_and_the_shards_of_an_earlier_result_may_be_open_together(many, tmp_path):
+    run_inside("merge_chunks.py", *many, "--shards", 40, "--outdir", tmp_path / "earlier")
+    done = limited("-Sn 14", [*many, "--earlier", tmp_path / "earlier" / "embeddings.h5"], tmp_path / "now")
+    assert done.returncode == 0, done.stderr
+    assert check_embeddings(tmp_path / "now" / "embeddings.h5")["n_embedded"] == 40
+
+
+def test_more_chunks_than_files_may_be_open_by_default_are_verified(many, tmp_path):
+    *chunks, _, records, _, weights = many
+    given = [*chunks, "--sample", records.with_name("sample.fasta"), "--weights", weights.parent]
+    done = limited("-Sn 30", given, tmp_path, "verify_embeddings.py")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "verify.json").read_text())["sequences"] == 3
+
+
 def test_more_chunks_than_files_may_ever_be_open_are_refused_with_what_to_do(many, tmp_path):
-    done = merge_under("-n 20", many, tmp_path)
+    done = limited("-n 20", many, tmp_path)
     assert done.returncode == 78 and "raise it (ulimit -Hn), or make fewer chunks (--chunk_residues)" in done.stderr
     assert not list(tmp_path.iterdir())
 

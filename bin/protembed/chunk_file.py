@@ -25,6 +25,8 @@ from protembed.identity import Identity, chunk_name
 from protembed.layout import CHUNK_FORMAT, CONTACTS, is_ragged, rows_of, vector_names
 from protembed.seals import check_seal, damage_named, opened, seal
 
+FILES_OF_A_CHUNK = 2  # that are open while its file is: HDF5's and ours
+
 
 class RowVectors(NamedTuple):
     """Vectors of some rows of the chunk, as numpy arrays; the shapes are checkpoint.Batch's."""

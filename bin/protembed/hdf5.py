@@ -60,8 +60,8 @@ class _Enduring(io.FileIO):
 
 
 def allow_open_files(count: int) -> None:
-    """Let this process have so many files open at once, besides the few of any; BadOption when the system does not."""
-    count += OTHER_FILES
+    """Let this process open so many files beside those that it has, and the few of any; BadOption when the system does not."""
+    count += len(os.listdir("/dev/fd")) + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and count > hard:
         raise BadOption(f"{count} files are to be open at once, and the limit is {hard}; raise it (ulimit -Hn), or make fewer chunks (--chunk_residues)")

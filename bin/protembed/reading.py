@@ -50,8 +50,9 @@ class Embeddings:
                 self.attributes: Dict[str, object] = dict(self._file.attrs)
                 self.identity = Identity.from_json(self.attributes["recipe"])
                 self.names = vector_names(self.identity.repr_layers, self.identity.include)
-                allow_open_files(len(shard_paths(self._file, path)))
-                self._arrays = {name: mapped(self._file[name], self.path) for name in [*self.names, "lengths", "flags", "sha256"]}
+                mapped_names = [*self.names, "lengths", "flags", "sha256"]
+                allow_open_files(len(shard_paths(self._file, path)) + len(mapped_names))  # a mapping holds its file open
+                self._arrays = {name: mapped(self._file[name], self.path) for name in mapped_names}
                 check_shards(self._file, path)  # again: they are open now, and another run may have put others in their place meanwhile
         except BaseException:
             self.close()
