@@ -18,6 +18,7 @@ process EMBED_CHUNK {
 
     script:
     def kept = anchor ? "--anchor ${anchor}" : ''
+    def tidy = anchor ? '' : 'rm -rf checkpoints' // in this task's folder, where no other task would look for them: a second copy of its vectors
     """
     embed_chunk.py ${chunk} --weights ${weights} ${kept} --threads ${task.cpus} \\
         --repr-layers=${options.repr_layers} \\
@@ -30,6 +31,7 @@ process EMBED_CHUNK {
         --max-tokens "\${PROTEMBED_MAX_TOKENS}" \\
         --checkpoint-seconds "\${PROTEMBED_CHECKPOINT_SECONDS}" \\
         --leave-when-orphaned --session "\${PROTEMBED_SESSION}"
+    ${tidy}
     software_versions.py ${task.process} torch fair-esm h5py numpy xxhash
     """
 
