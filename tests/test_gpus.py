@@ -36,7 +36,7 @@ def model(tmp_path_factory):
 def several_chunks(folder, model):
     """Arguments of a run of some chunks that take seconds each; the CPU computes what the GPUs are asked for."""
     write_fasta(folder / "proteins.fasta", make_proteins([400 + 10 * number for number in range(PROTEINS)]))
-    (folder / "site.config").write_text("process { withLabel: process_gpu { cpus = 1; memory = 1.GB } }")
+    (folder / "site.config").write_text(f"process {{ beforeScript = 'touch {folder}/prepared.$$'; withLabel: process_gpu {{ cpus = 1; memory = 1.GB }} }}")
     given = ["-profile", "gpu", "--device", "cpu", "--input", folder / "proteins.fasta", "--model", model, "--weights_dir", folder / "downloads"]
     return [*given, "--chunk_residues", 2500, "--max_tokens", 600, "--checkpoint_seconds", 0, "--verify", 0, "-c", "site.config"]
 
@@ -107,6 +107,7 @@ def test_tasks_at_once_have_different_devices_and_a_killed_one_frees_its_own(tmp
     metrics = metrics_of(tmp_path / "work")
     assert {chunk["visible_devices"] for chunk in metrics} == set(devices[:2])
     assert sum(chunk["reused"] + chunk["computed"] for chunk in metrics) == PROTEINS
+    assert len(list(tmp_path.glob("prepared.*"))) > len(metrics), "what a site does before each task, to load its engine for one, is done before these, too"
 
 
 def test_two_runs_on_one_machine_share_its_devices_without_meeting(tmp_path, model, devices):

@@ -6,14 +6,27 @@
 def oneTaskForEachGpu(asked) {
     def process = nextflow.Global.session.config.process
     def labelled = process['withLabel:process_gpu']
-    if( labelled?.accelerator && executorOf(process) == 'local' && !settings(process).any { setting -> setting.maxForks != null } ) {
-        labelled.maxForks = devicesHere(asked)
+    if( !labelled?.accelerator || executorOf(process) != 'local' ) {
+        return
     }
+    if( !settings(process).any { setting -> setting.maxForks != null } ) {
+        labelled.maxForks = asked ?: devicesHere() ?: 1
+    }
+    def before = settings(process).findResult { setting -> setting.beforeScript } ?: process.beforeScript
+    if( before instanceof Closure ) {
+        log.warn('process.beforeScript is a closure and is not run before tasks that take a GPU of this machine; make it a text')
+    }
+    // A text of the label, as any, would replace what a site says of all processes: to load its container engine, as a rule.
+    labelled.beforeScript = [before instanceof Closure ? null : before, "source ${takeGpu()} && protembed_take_gpu '${asked ?: ''}'"].findAll().join('\n')
 }
 
-def devicesHere(asked) {
-    def chosen = System.getenv('CUDA_VISIBLE_DEVICES')?.tokenize(',')?.size()
-    return asked ?: chosen ?: new File('/dev').list().count { name -> name ==~ /nvidia\d+/ } ?: 1
+def takeGpu() {
+    return "'${projectDir.toString().replace("'", "'\\''")}/conf/take_gpu.sh'"
+}
+
+def devicesHere() {
+    def listing = new ProcessBuilder('bash', '-c', "source ${takeGpu()} && protembed_devices").start()
+    return listing.inputStream.text.readLines().size()
 }
 
 def executorOf(process) {
