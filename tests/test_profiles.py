@@ -42,11 +42,10 @@ def configs(tmp_path_factory):
 
 
 def test_no_profile_takes_away_what_the_base_says_of_resources_retries_and_publishing(configs):
-    """The first parser drops the base's settings of a label that a profile speaks of; conf/process_gpu.config tells."""
+    """The first parser drops the base's settings of a label that a profile speaks of."""
     for profiles, config in configs.items():
         for setting in ("cpus", "memory", "time"):
-            assert config[f"process.'withLabel:process_single'.{setting}"] and config[GPU + setting], profiles
-        assert "8.GB" in config[GPU + "memory"] and config[GPU + "time"] == "'1d'"
+            assert config[f"process.'withLabel:process_single'.{setting}"] and config[f"process.'withLabel:process_embed'.{setting}"], profiles
         assert re.search(r"130\.\.145.*50001\.\.50006.*75, 104.*2147483647", config["process.errorStrategy"])
         assert config["process.maxRetries"] == "5" and config["process.maxErrors"] == "-1"
         assert any("'deep'" in value for name, value in config.items() if name.startswith("process.'withName:MERGE_CHUNKS'.publishDir"))
@@ -167,6 +166,20 @@ def test_a_run_under_an_institutes_profile_goes_through(tmp_path, hostile_pt):
     institute(tmp_path)
     run = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "--custom_config_base", tmp_path, "-profile", "institute", "-stub-run")
     assert run.submitted()["MERGE_CHUNKS"] == 1 and "params.max_cpus, which is not a parameter here" in run.output
+
+
+def test_an_institute_that_speaks_of_gpus_takes_no_resources_away_from_tasks_without_one(tmp_path):
+    institute(tmp_path)
+    run = run_pipeline(tmp_path, "--custom_config_base", tmp_path, "-profile", "institute", main=HEADERS)
+    assert "resources: 2 cpus, 8 GB, 1d" in run.output and "theirs" in run.output
+
+
+@pytest.mark.parametrize("memory, cpus", [("999.GB", 8), ("1.MB", 2)])
+def test_a_task_gets_the_cores_that_would_idle_where_memory_is_for_one_task_only(tmp_path, monkeypatch, memory, cpus):
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:ActiveProcessorCount=8")
+    (tmp_path / "site.config").write_text(f"process {{ withLabel: process_embed {{ memory = {memory} }} }}\n")
+    run = run_pipeline(tmp_path, "-c", "site.config", main=HEADERS)
+    assert f"resources: {cpus} cpus" in run.output
 
 
 def test_a_relative_folder_of_institutional_profiles_is_refused_with_the_reason(tmp_path):

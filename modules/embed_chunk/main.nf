@@ -1,5 +1,6 @@
 process EMBED_CHUNK {
     tag "${System.getProperty("protembed.label.${chunk.baseName}") ?: chunk.baseName}"
+    label 'process_embed'
     label 'process_gpu'
     cache 'deep'
 

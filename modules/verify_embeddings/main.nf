@@ -1,4 +1,5 @@
 process VERIFY_EMBEDDINGS {
+    label 'process_embed'
     label 'process_gpu'
     cache 'lenient' // see modules/reuse_embeddings
 

@@ -23,6 +23,7 @@ process ENDS_WITH {
 
 process EMBED_CHUNK {
     tag "${code}"
+    label 'process_embed'
     label 'process_gpu'
 
     input:
