@@ -9,8 +9,8 @@ from xxhash import xxh3_128
 
 from protembed.attempts import Attempt, is_anothers
 from protembed.errors import Transient
-from protembed.layout import attempt_path, marker_of
-from protembed.marker import Work, vouched_digest, work_of
+from protembed.layout import attempt_path, batch_path, marker_of
+from protembed.marker import Work, marker_text, vouched_digest, work_of
 from tests.crash import needs_ptrace, run_traced
 from tests.crash_jobs import EmbedJob, durable_batches, litter
 
@@ -30,6 +30,20 @@ def test_a_chunk_that_another_run_took_up_last_and_is_at_is_that_runs_to_clear(t
     then = time.time() - 60 * minutes
     os.utime(tmp_path / "identity" / "chunk", (then, then))
     assert is_anothers(tmp_path, *PLACE, "A") == anothers
+
+
+@pytest.mark.parametrize("commits, anothers", [([1, 2], True), ([2], False), ([], False)])
+def test_a_chunk_that_an_earlier_run_goes_on_with_is_not_the_later_ones_to_clear(tmp_path, commits, anothers):
+    """Whose merge came first. What the earlier one committed before the later one began tells nothing: it may be dead."""
+    for number, session in ((1, "A"), (2, "B")):
+        attempt(tmp_path, session)
+        marker = marker_of(batch_path(tmp_path, *PLACE, number))
+        marker.write_text(marker_text("00", "batch.pt", 3, 99, 1.0, 1))
+        os.utime(marker, (1, 1))
+    for number in commits:
+        marker_of(batch_path(tmp_path, *PLACE, 2 + number)).write_text(marker_text("00", "batch.pt", 3, 99, 1.0, number))
+    os.utime(attempt_path(tmp_path, *PLACE, 2), (2, 2))
+    assert is_anothers(tmp_path, *PLACE, "B") == anothers
 
 
 @needs_ptrace

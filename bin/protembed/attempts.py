@@ -18,7 +18,8 @@ from typing import Any, Dict, List
 
 from protembed.atomic import create_exclusive
 from protembed.errors import Transient
-from protembed.layout import attempt_path
+from protembed.layout import MARKER, attempt_path
+from protembed.marker import work_of
 
 LATELY = 3600  # seconds: many times what lies between two checkpoints
 _NUMBER = re.compile(r"attempt_(\d+)\.json$")
@@ -64,14 +65,18 @@ class Attempt:
 
 
 def is_anothers(root: Path, identity: str, chunk: str, session: str) -> bool:
-    """Whether another run took up the chunk last and something came into its folder lately: it may be at work there."""
+    """Whether another run may be at work on a chunk: it took it up last, or has committed since we did; and something came there lately."""
     folder = attempt_path(root, identity, chunk, 0).parent
     try:
         lately = time.time() - folder.stat().st_mtime < LATELY
         newest = _newest(folder)
-    except OSError:
+        begun = attempt_path(root, identity, chunk, newest).stat().st_mtime
+        since = [entry.path for entry in os.scandir(folder) if entry.name.endswith(MARKER) and entry.stat().st_mtime > begun]
+    except OSError:  # no folder, no attempt
         return False
-    return lately and bool(newest) and read_attempt(_read(attempt_path(root, identity, chunk, newest))).get("session", session) != session
+    committed = {work.attempt for path in since if (work := work_of(_read(Path(path))))}
+    records = (read_attempt(_read(attempt_path(root, identity, chunk, number))) for number in {newest} | committed)
+    return lately and any(record.get("session", session) != session for record in records)
 
 
 def _newest(folder: Path) -> int:

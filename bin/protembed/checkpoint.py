@@ -26,7 +26,7 @@ from protembed.batch import Batch
 from protembed.checkpoint_folder import names_in
 from protembed.device import wants_memory
 from protembed.errors import Transient, fault_of_reading, first_line
-from protembed.layout import batch_path, marker_of
+from protembed.layout import MARKER, batch_path, marker_of
 from protembed.marker import marker_text, vouched_digest
 
 FORMAT = "protembed-batch 2"
@@ -55,7 +55,7 @@ class ChunkCheckpoint:
         provided: Dict[Path, List[int]] = {}
         seen: set = set()
         for name in sorted(name for name in names_in(self.folder) if name.startswith("batch_") and name.endswith(".pt.done")):
-            path = self.folder / name.removesuffix(".done")
+            path = self.folder / name.removesuffix(MARKER)
             batch = self.load(path)
             if batch is not None:
                 provided[path] = [row for row in batch.rows.tolist() if row not in seen]

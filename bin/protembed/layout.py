@@ -65,6 +65,9 @@ def offsets_name(name: str) -> str:
     return "contact_offsets" if name == CONTACTS else "offsets"
 
 
+MARKER = ".done"  # behind the name of a batch file
+
+
 def batch_path(root: Path, identity: str, chunk: str, number: int) -> Path:
     """The one place where a checkpoint path is built."""
     return Path(root) / identity / chunk / f"batch_{number:05d}.pt"
@@ -77,7 +80,7 @@ def attempt_path(root: Path, identity: str, chunk: str, number: int) -> Path:
 
 def marker_of(batch: Path) -> Path:
     """The marker that makes a batch count."""
-    return batch.with_name(batch.name + ".done")
+    return batch.with_name(batch.name + MARKER)
 
 
 def failures_path(root: Path, identity: str, chunk: str) -> Path:
