@@ -1,6 +1,7 @@
 """What a user types, and what comes back before anything is run."""
 
 import json
+import re
 
 import pytest
 
@@ -143,10 +144,12 @@ def test_a_parameter_that_comes_too_late_for_the_settings_made_of_it_is_warned_o
 
 
 def test_the_schema_has_the_form_that_nf_core_and_launchers_read():
-    """What `nf-core pipelines schema lint` (4.2.1) checks and can be checked without it; docs/development.md has its outcome."""
+    """What `nf-core pipelines schema lint` (3.5.2, 4.2.1) checks and can be checked without it; docs/development.md has its outcome."""
     manifest = (ROOT / "nextflow.config").read_text()
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert SCHEMA["$id"].endswith("/protembed/main/nextflow_schema.json") and SCHEMA["title"] == "protembed pipeline parameters"
+    name = re.search(r"name\s+= '(.*?)'", manifest)[1]
+    assert SCHEMA["$id"] == f"https://raw.githubusercontent.com/{name}/main/nextflow_schema.json"
+    assert SCHEMA["title"] == f"{name} pipeline parameters"
     assert f"description     = '{SCHEMA['description']}'" in manifest
     assert [part["$ref"] for part in SCHEMA["allOf"]] == [f"#/$defs/{name}" for name in GROUPS]
     assert "input" in GROUPS["input_output_options"]["required"]
