@@ -91,3 +91,20 @@ def test_a_nextflow_on_the_path_that_is_this_script_in_a_wrapper_does_not_call_i
     add(bare, "nextflow", f'exec {script} "$@"')
     done = subprocess.run([script, "-v"], env={"PATH": str(bare.path)}, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "Nextflow >= 25.04 is missing" in done.stderr  # no jars in this checkout, and no Maven
+
+
+@pytest.mark.parametrize(
+    "given", ["-profile awsbatch,gpu", "-profile gpu,google_batch", "-profile azurebatch", "-profile k8s,gpu", "--input s3://b/a.fasta", "-work-dir gs://b/w"]
+)
+def test_clouds_and_buckets_need_a_nextflow_with_plugins_which_one_line_says(bare, given):
+    (bare.path / "java").symlink_to(os.path.realpath(shutil.which("java")))
+    script = bare.path.parent / "checkout" / "tools" / "nextflow"
+    said, unsaid = (
+        subprocess.run([script, "run", "main.nf", *words.split()], env={"PATH": str(bare.path)}, capture_output=True, text=True).stderr
+        for words in (given, "-profile docker,gpu --input awsbatch.fasta")
+    )
+    assert "clouds, their buckets and Kubernetes need: put a nextflow of its own on PATH" in said.splitlines()[0]
+    assert "plugins" not in unsaid
+    add(bare, "nextflow", "[ $1 = -v ] && echo 'nextflow version 25.10.0.10289' || echo called")
+    own = subprocess.run([script, "run", *given.split()], env={"PATH": str(bare.path)}, capture_output=True, text=True)
+    assert own.stdout == "called\n" and not own.stderr
