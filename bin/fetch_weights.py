@@ -7,18 +7,16 @@ Writes weights/model.pt, weights/regression.pt (when there is one) and weights/w
 import os
 import shutil
 import sys
-import urllib.error
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import torch
 
 from protembed.anchor import folder_of
 from protembed.atomic import replacing, sha256_of_file
 from protembed.cli import log, run
-from protembed.errors import BadWeights, Transient
+from protembed.downloading import download
+from protembed.errors import BadWeights
 from protembed.shapes import RANDOM
-from protembed.weights import Description, describe, random_esm2, save_esm2, save_regression, shape_of
+from protembed.weights import Description, describe, load_esm2, random_esm2, save_esm2, save_regression, shape_of
 
 URL = "https://dl.fbaipublicfiles.com/fair-esm"  # where esm/pretrained.py downloads from
 
@@ -72,34 +70,28 @@ def make_random(model: str, outdir: Path) -> Description:
 
 
 def use_download(options: Options, outdir: Path) -> Description:
-    """Download model and regression unless they are kept from an earlier time."""
+    """Download model and regression unless they are kept from an earlier time.
+
+    They are loaded before they are kept. That maps the model and reads no tensor: only describe() reads it all, from the cache of files.
+    """
     shape = shape_of(options.model)
     keep = folder_of(Path(options.anchor)) if options.anchor else outdir.parent
-    model = download(f"{options.url}/models/{options.model}.pt", keep)
-    regression = download(f"{options.url}/regression/{options.model}-contact-regression.pt", keep)
-    description = describe(model, options.model, f"{options.url}/models/{options.model}.pt")
-    if (description.layers, description.width, description.heads) != shape:
-        raise BadWeights(f"{model} has {description.layers} layers of width {description.width}; {options.model} has {shape.layers} of {shape.width}")
-    share(model, outdir / "model.pt")
-    share(regression, outdir / "regression.pt")
-    return description
+    url = f"{options.url}/models/{options.model}.pt"
 
+    def check_model(path: Path, called: str) -> None:
+        found = load_esm2(path, name=called)
+        if (found.num_layers, found.embed_dim, found.attention_heads) != shape:
+            raise BadWeights(f"{called} has {found.num_layers} layers of width {found.embed_dim}; {options.model} has {shape.layers} of {shape.width}")
 
-def download(url: str, folder: Path) -> Path:
-    """The file behind `url` in `folder`, whole; downloaded only if it is not there yet."""
-    target = folder / url.rpartition("/")[2]
-    if target.is_file():
-        log.info("using %s", target)
-        return target
-    log.info("downloading %s", url)
-    with replacing(target) as temporary:
+    def check_regression(path: Path, called: str) -> None:
         try:
-            torch.hub.download_url_to_file(url, str(temporary), progress=sys.stderr.isatty())
-        except urllib.error.HTTPError as error:
-            raise BadWeights(f"{url} cannot be downloaded: {error}") from error
-        except OSError as error:  # URLError is one: no network, no space
-            raise Transient(f"{url} cannot be downloaded: {error}; on a machine without internet give --model a .pt file") from error
-    return target
+            load_esm2(outdir / "model.pt", path)
+        except BadWeights as error:
+            raise BadWeights(f"{called} is damaged or is not the contact regression of {options.model}") from error
+
+    share(download(url, keep, check_model), outdir / "model.pt")
+    share(download(f"{options.url}/regression/{options.model}-contact-regression.pt", keep, check_regression), outdir / "regression.pt")
+    return describe(outdir / "model.pt", options.model, url)
 
 
 def share(source: Path, target: Path) -> None:

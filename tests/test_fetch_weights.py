@@ -1,11 +1,8 @@
 import argparse
-import functools
-import http.server
 import json
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,8 @@ import torch
 from protembed.atomic import sha256_of_file
 from protembed.batch import Batch
 from protembed.checkpoint import ChunkCheckpoint
-from protembed.shapes import SHAPES, Shape
-from protembed.weights import load_esm2, random_esm2, save_esm2
+from protembed.shapes import Shape
+from protembed.weights import random_esm2, save_esm2
 from tests.conftest import BIN, run_inside
 
 NAME = "esm2_t6_8M_UR50D"
@@ -30,28 +27,6 @@ def description(tmp_path):
     return json.loads((tmp_path / "weights" / "weights.json").read_text())
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A real HTTP server with the folders of fair-esm's, and the paths that it was asked for."""
-    site = tmp_path / "site"
-    (site / "models").mkdir(parents=True)
-    (site / "regression").mkdir()
-    model = random_esm2(SHAPES[NAME], seed=4)
-    save_esm2(model, site / "models" / f"{NAME}.pt")
-    regression = {name: value for name, value in model.state_dict().items() if name.startswith("contact_head.")}
-    torch.save({"model": regression}, site / "regression" / f"{NAME}-contact-regression.pt")
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_request(self, *_):
-            asked.append(self.path)
-
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}", asked, site
-    running.shutdown()
-
-
 def test_weights_have_the_same_digest_in_a_process_that_writes_checkpoints(tmp_path):
     """embed_fasta.py is one; else its files and the pipeline's would be of two recipes."""
     (rows, vectors), model = (torch.tensor([0]), {"representations/1/mean": torch.zeros(1, 4)}), random_esm2(Shape(1, 64, 1))
@@ -60,39 +35,6 @@ def test_weights_have_the_same_digest_in_a_process_that_writes_checkpoints(tmp_p
     saving = "import sys; from protembed.weights import *; save_esm2(random_esm2(Shape(1, 64, 1)), sys.argv[1])"
     subprocess.run([sys.executable, "-c", saving, tmp_path / "there.pt"], env={"PYTHONPATH": str(BIN)}, check=True)
     assert sha256_of_file(tmp_path / "here.pt") == sha256_of_file(tmp_path / "there.pt")
-
-
-def test_a_model_is_downloaded_once_with_its_regression_and_described(tmp_path, server):
-    url, asked, site = server
-    fetch(tmp_path, NAME, "--url", url)
-    assert asked == [f"/models/{NAME}.pt", f"/regression/{NAME}-contact-regression.pt"]
-    assert (tmp_path / "weights" / "model.pt").read_bytes() == (site / "models" / f"{NAME}.pt").read_bytes()
-    told = description(tmp_path)
-    assert (told["layers"], told["width"], told["heads"], told["fp16_exact"], told["random"]) == (6, 320, 20, True, False)
-    fetch(tmp_path, NAME, "--url", url)
-    assert len(asked) == 2
-    model = load_esm2(tmp_path / "weights" / "model.pt", tmp_path / "weights" / "regression.pt")
-    assert torch.equal(model.contact_head.regression.weight, random_esm2(SHAPES[NAME], seed=4).contact_head.regression.weight)
-
-
-def test_a_download_that_breaks_off_leaves_nothing_under_the_final_name(tmp_path, server):
-    url, _, site = server
-    (site / "models" / f"{NAME}.pt").unlink()
-    done = fetch(tmp_path, NAME, "--url", url, check=False)
-    assert (done.returncode, "404" in done.stderr) == (66, True)
-    assert not list(tmp_path.glob("*.pt"))
-
-
-def test_no_network_is_transient_and_names_the_way_out(tmp_path):
-    done = fetch(tmp_path, NAME, "--url", "http://127.0.0.1:9", check=False)
-    assert (done.returncode, "give --model a .pt file" in done.stderr) == (75, True)
-
-
-def test_a_download_of_another_model_is_refused(tmp_path, server):
-    url, _, site = server
-    save_esm2(random_esm2(SHAPES["esm2_t12_35M_UR50D"]), site / "models" / f"{NAME}.pt")
-    done = fetch(tmp_path, NAME, "--url", url, check=False)
-    assert (done.returncode, "12 layers" in done.stderr) == (66, True)
 
 
 def test_random_models_are_the_same_every_time_and_say_that_they_mean_nothing(tmp_path):

@@ -73,25 +73,27 @@ def shape_of(name: str) -> Shape:
     raise BadWeights(f"model {name!r} is not an ESM-2 model of fair-esm, nor a path that ends in .pt; {hint}")
 
 
-def load_esm2(path: Path, regression: Optional[Path] = None) -> ESM2:
+def load_esm2(path: Path, regression: Optional[Path] = None, name: str = "") -> ESM2:
     """fair-esm's ESM2 module on the CPU, in eval mode, in the dtype of the file, from a file in fair-esm's format.
 
     Its tensors are the file's own pages (memory-mapped): nothing is drawn at random to be thrown away, nothing is held twice.
-    Give it `.float()` before its own forward pass. BadWeights when the file is missing, damaged, unsafe to unpickle, or not ESM-2.
+    Give it `.float()` before its own forward pass. BadWeights when the file is missing, damaged, unsafe to unpickle, or not ESM-2;
+    `name` is what it calls a file that does not have its final name yet.
     """
-    content = _load_tensors(path)
+    called = name or path.name
+    content = _load_tensors(path, called)
     try:
         if regression:
-            content["model"].update(_load_tensors(regression)["model"])
+            content["model"].update(_load_tensors(regression, regression.name)["model"])
         with _Undrawn():  # the model without numbers; fair-esm's own names of parameters
             model, _, state = _load_model_and_alphabet_core_v2(content)
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        words = f"{path.name} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line(error)})"
+        words = f"{called} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line(error)})"
         raise fault_of_the_file_system(error, path) or BadWeights(words) from error
-    faults = [f"{name} is missing" for name in missing if name not in CONTACTS] + [f"{name} is not known" for name in unexpected]
+    faults = [f"{key} is missing" for key in missing if key not in CONTACTS] + [f"{key} is not known" for key in unexpected]
     if faults:
-        raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format ({faults[0]}, and {len(faults) - 1} more)")
+        raise BadWeights(f"{called} is not an ESM-2 model in fair-esm's format ({faults[0]}, and {len(faults) - 1} more)")
     if missing:  # as in fair-esm: without a regression file contacts mean nothing
         model.contact_head.regression.reset_parameters()
     return _ready(model)
@@ -120,16 +122,16 @@ class _Undrawn(TorchFunctionMode):
         return function(*arguments, **(keywords or {}))
 
 
-def _load_tensors(path: Path) -> dict:
+def _load_tensors(path: Path, called: str) -> dict:
     try:
         if not path.is_file():
             raise BadWeights(f"{path}: no such file; give a .pt file or one of {', '.join(SHAPES)}")
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise fault_of_reading(error, path) or BadWeights(f"{path.name} is damaged or is no PyTorch weights file ({first_line(error)})") from error
+        raise fault_of_reading(error, path) or BadWeights(f"{called} is damaged or is no PyTorch weights file ({first_line(error)})") from error
     if not isinstance(content, dict):
-        raise BadWeights(f"{path.name} is not an ESM-2 model in fair-esm's format (it holds a {type(content).__name__})")
+        raise BadWeights(f"{called} is not an ESM-2 model in fair-esm's format (it holds a {type(content).__name__})")
     return content
 
 
