@@ -4,6 +4,7 @@
 Writes weights/model.pt, weights/regression.pt (when there is one) and weights/weights.json.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from protembed.anchor import folder_of
 from protembed.atomic import replacing, sha256_of_file
 from protembed.cli import log, run
 from protembed.downloading import download
-from protembed.errors import BadWeights
+from protembed.errors import BadWeights, Transient
 from protembed.shapes import RANDOM
 from protembed.weights import Description, describe, load_esm2, random_esm2, save_esm2, save_regression, shape_of
 
@@ -34,7 +35,8 @@ def main(options: Options) -> None:
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     regression = outdir / "regression.pt"
-    regression.unlink(missing_ok=True)
+    for old in (outdir / "weights.json", regression):  # a description never stands beside a model that is not the one it describes
+        old.unlink(missing_ok=True)
     if options.model.endswith(".pt"):
         description = use_local_file(options, outdir)
     elif options.model.startswith(RANDOM):
@@ -50,13 +52,13 @@ def main(options: Options) -> None:
 def use_local_file(options: Options, outdir: Path) -> Description:
     """Take the file, and its regression if fair-esm's name for it stands beside it, or beside the file that it links to."""
     source = Path(options.file or options.model)
-    description = describe(source, Path(options.model).name, options.model)
-    share(source, outdir / "model.pt")
+    load_esm2(source)  # maps it and reads no tensor: what is no model is refused under its own name, and not copied
+    copy(source, outdir / "model.pt")
     beside = [place.with_name(place.stem + "-contact-regression.pt") for place in (source, Path(os.path.realpath(source)))]
     regression = next(filter(Path.is_file, beside), None)
     if regression:
-        share(regression, outdir / "regression.pt")
-    return description
+        copy(regression, outdir / "regression.pt")
+    return describe(outdir / "model.pt", Path(options.model).name, options.model)
 
 
 def make_random(model: str, outdir: Path) -> Description:
@@ -89,20 +91,38 @@ def use_download(options: Options, outdir: Path) -> Description:
         except BadWeights as error:
             raise BadWeights(f"{called} is damaged or is not the contact regression of {options.model}") from error
 
-    share(download(url, keep, check_model), outdir / "model.pt")
-    share(download(f"{options.url}/regression/{options.model}-contact-regression.pt", keep, check_regression), outdir / "regression.pt")
+    link(download(url, keep, check_model), outdir / "model.pt")
+    link(download(f"{options.url}/regression/{options.model}-contact-regression.pt", keep, check_regression), outdir / "regression.pt")
     return describe(outdir / "model.pt", options.model, url)
 
 
-def share(source: Path, target: Path) -> None:
-    """The same file under another name without a second copy where the file system can; a symbolic link would not be
-    mounted in a container."""
+def copy(source: Path, target: Path) -> None:
+    """The bytes of a user's own file, which may be written to in place later: what has a digest must stay what it was.
+
+    Transient when it is written to meanwhile: half of one model and half of another would load.
+    """
+    before = state_of(source)
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+        if state_of(source) != before:
+            raise Transient(f"{source} was written to while it was copied; run again with -resume when it is whole")
+
+
+def state_of(path: Path) -> tuple:
+    """What changes when a file is written to or replaced."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def link(source: Path, target: Path) -> None:
+    """A kept download under another name, without a second copy where the file system can; a symbolic link would not be
+    mounted in a container. Nobody writes to a kept download in place, unless it is itself a link, to a file of the user's."""
     target.unlink(missing_ok=True)
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        with replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
+    if not source.is_symlink():
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    copy(source, target)
 
 
 if __name__ == "__main__":

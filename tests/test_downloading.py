@@ -62,6 +62,17 @@ def test_a_model_is_downloaded_once_with_its_regression_and_described(tmp_path, 
     assert torch.equal(model.contact_head.regression.weight, random_esm2(SHAPES[NAME], seed=4).contact_head.regression.weight)
 
 
+def test_a_kept_download_has_a_second_name_and_what_a_link_in_its_place_leads_to_is_copied(tmp_path, server):
+    """The user's own file may be written to in place."""
+    fetch(tmp_path, NAME, "--url", server.url)
+    assert (tmp_path / "weights" / "model.pt").samefile(tmp_path / f"{NAME}.pt")
+    (tmp_path / f"{NAME}.pt").unlink()
+    (tmp_path / f"{NAME}.pt").symlink_to(server.folder / MODEL)
+    fetch(tmp_path, NAME, "--url", server.url)
+    assert not (tmp_path / "weights" / "model.pt").samefile(server.folder / MODEL)
+    assert (tmp_path / "weights" / "model.pt").read_bytes() == (server.folder / MODEL).read_bytes() and len(server.asked) == 2
+
+
 def test_a_download_that_breaks_off_is_transient_and_the_next_gets_the_whole_file(tmp_path, server):
     server.instead = lambda request: begin(request, length=1_000_000, sent=1000)
     refused(tmp_path, server, 75, f"{server.url}/{MODEL} broke off after 1000 of 1000000 bytes")

@@ -1,5 +1,7 @@
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,7 @@ from protembed.atomic import sha256_of_file
 from protembed.batch import Batch
 from protembed.checkpoint import ChunkCheckpoint
 from protembed.shapes import Shape
-from protembed.weights import random_esm2, save_esm2
+from protembed.weights import random_esm2, save_esm2, save_regression
 from tests.conftest import BIN, run_inside
 
 NAME = "esm2_t6_8M_UR50D"
@@ -48,6 +50,53 @@ def test_random_models_are_the_same_every_time_and_say_that_they_mean_nothing(tm
 def test_a_local_file_may_have_any_name(tmp_path, hostile_pt):
     fetch(tmp_path, hostile_pt)
     assert (description(tmp_path)["layers"], description(tmp_path)["model"]) == (3, "hostile.pt")
+
+
+@pytest.fixture
+def own(tmp_path, hostile_esm2):
+    """A user's model with its regression, and links to both as Nextflow stages them."""
+    save_esm2(hostile_esm2, tmp_path / "own.pt")
+    save_regression(hostile_esm2, tmp_path / "own-contact-regression.pt")
+    (tmp_path / "local").mkdir()
+    for path in tmp_path.glob("*.pt"):
+        (tmp_path / "local" / path.name).symlink_to(path)
+    return tmp_path / "own.pt"
+
+
+@pytest.mark.parametrize("staged", [(), ("--file", "local/own.pt")], ids=["itself", "staged"])
+def test_a_local_file_that_is_rewritten_in_place_later_changes_neither_the_weights_nor_their_digest(tmp_path, own, staged, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digests = [sha256_of_file(path) for path in (own, tmp_path / "own-contact-regression.pt")]
+    fetch(tmp_path, "own.pt", *staged)
+    other = random_esm2(Shape(layers=3, width=128, heads=2), seed=8)
+    save_esm2(other, own)  # opens the file that is there, as torch.save does
+    save_regression(other, tmp_path / "own-contact-regression.pt")
+    assert sha256_of_file(own) != digests[0]
+    assert [sha256_of_file(tmp_path / "weights" / name) for name in ("model.pt", "regression.pt")] == digests
+    assert [description(tmp_path)[name] for name in ("sha256", "regression_sha256")] == digests
+
+
+def test_a_local_file_that_is_written_to_while_it_is_copied_is_transient_and_nothing_describes_it(tmp_path, own, monkeypatch):
+    """Half of one model and half of another would load."""
+    fetch(tmp_path, own)
+    os.utime(own, (0, 0))  # long before: the clock of file systems has steps of some milliseconds
+    copied = shutil.copyfile
+
+    def meanwhile(source, target):
+        copied(source, target)
+        with open(own, "r+b") as file:
+            file.write(b"PK")  # what stands there already
+
+    monkeypatch.setattr(shutil, "copyfile", meanwhile)
+    done = fetch(tmp_path, own, check=False)
+    assert (done.returncode, "own.pt was written to while it was copied" in done.stderr) == (75, True)
+    assert not (tmp_path / "weights" / "weights.json").exists()
+
+
+def test_a_weights_folder_is_made_again_from_its_own_file(tmp_path, hostile_pt):
+    fetch(tmp_path, hostile_pt)
+    fetch(tmp_path, tmp_path / "weights" / "model.pt")
+    assert sha256_of_file(tmp_path / "weights" / "model.pt") == description(tmp_path)["sha256"] == sha256_of_file(hostile_pt)
 
 
 EXECUTED = Path(tempfile.mkdtemp()) / "executed"
