@@ -13,8 +13,9 @@ import torch
 from protembed.atomic import sha256_of_file
 from protembed.batch import Batch
 from protembed.checkpoint import ChunkCheckpoint
+from protembed.errors import BadWeights
 from protembed.shapes import Shape
-from protembed.weights import random_esm2, save_esm2, save_regression
+from protembed.weights import CONTACTS, load_esm2, random_esm2, save_esm2, save_regression
 from tests.conftest import BIN, run_inside
 
 NAME = "esm2_t6_8M_UR50D"
@@ -50,6 +51,15 @@ def test_random_models_are_the_same_every_time_and_say_that_they_mean_nothing(tm
 def test_a_local_file_may_have_any_name(tmp_path, hostile_pt):
     fetch(tmp_path, hostile_pt)
     assert (description(tmp_path)["layers"], description(tmp_path)["model"]) == (3, "hostile.pt")
+
+
+@pytest.mark.parametrize("weight, exact", [(0.5, True), (1 / 3, False)])
+def test_one_weight_that_is_no_half_precision_number_makes_a_model_inexact(tmp_path, weight, exact):
+    model = random_esm2(Shape(1, 64, 1))
+    model.state_dict()["layers.0.fc1.weight"][3, 5] = weight
+    save_esm2(model, tmp_path / "single.pt", half=False)
+    fetch(tmp_path, "single.pt")
+    assert description(tmp_path)["fp16_exact"] is exact
 
 
 @pytest.fixture
@@ -97,6 +107,15 @@ def test_a_weights_folder_is_made_again_from_its_own_file(tmp_path, hostile_pt):
     fetch(tmp_path, hostile_pt)
     fetch(tmp_path, tmp_path / "weights" / "model.pt")
     assert sha256_of_file(tmp_path / "weights" / "model.pt") == description(tmp_path)["sha256"] == sha256_of_file(hostile_pt)
+
+
+@pytest.mark.parametrize("left_out", sorted(CONTACTS))
+def test_a_regression_that_lacks_a_number_is_refused_and_not_filled_up_with_random_ones(tmp_path, own, left_out):
+    content = torch.load(tmp_path / "own-contact-regression.pt")
+    del content["model"][left_out]
+    torch.save(content, tmp_path / "own-contact-regression.pt")
+    with pytest.raises(BadWeights, match=f"own.pt with own-contact-regression.pt is not .*{left_out} is missing"):
+        load_esm2(own, tmp_path / "own-contact-regression.pt")
 
 
 EXECUTED = Path(tempfile.mkdtemp()) / "executed"

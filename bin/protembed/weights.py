@@ -77,11 +77,12 @@ def load_esm2(path: Path, regression: Optional[Path] = None, name: str = "") -> 
     """fair-esm's ESM2 module on the CPU, in eval mode, in the dtype of the file, from a file in fair-esm's format.
 
     Its tensors are the file's own pages (memory-mapped): nothing is drawn at random to be thrown away, nothing is held twice.
-    Give it `.float()` before its own forward pass. BadWeights when the file is missing, damaged, unsafe to unpickle, or not ESM-2;
-    `name` is what it calls a file that does not have its final name yet.
+    Give it `.float()` before its own forward pass. BadWeights when the file is missing, damaged, unsafe to unpickle, or not ESM-2,
+    or the regression is not this model's; `name` is what it calls a file that does not have its final name yet.
     """
     called = name or path.name
     content = _load_tensors(path, called)
+    called += f" with {regression.name}" if regression else ""
     try:
         if regression:
             content["model"].update(_load_tensors(regression, regression.name)["model"])
@@ -91,7 +92,7 @@ def load_esm2(path: Path, regression: Optional[Path] = None, name: str = "") -> 
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         words = f"{called} is not an ESM-2 model in fair-esm's format ({type(error).__name__}: {first_line(error)})"
         raise fault_of_the_file_system(error, path) or BadWeights(words) from error
-    faults = [f"{key} is missing" for key in missing if key not in CONTACTS] + [f"{key} is not known" for key in unexpected]
+    faults = [f"{key} is missing" for key in missing if regression or key not in CONTACTS] + [f"{key} is not known" for key in unexpected]
     if faults:
         raise BadWeights(f"{called} is not an ESM-2 model in fair-esm's format ({faults[0]}, and {len(faults) - 1} more)")
     if missing:  # as in fair-esm: without a regression file contacts mean nothing
