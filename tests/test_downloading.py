@@ -14,8 +14,8 @@ import torch
 from protembed import downloading
 from protembed.shapes import SHAPES, Shape
 from protembed.weights import load_esm2, random_esm2, save_esm2, save_regression
-from tests.conftest import BIN, run_script
-from tests.nextflow import wait_for
+from tests.conftest import BIN, make_proteins, run_script, write_fasta
+from tests.nextflow import basic, content, run_pipeline, wait_for
 from tests.terminal import on_a_terminal
 from tests.test_fetch_weights import description, fetch
 from tests.weights_site import MODEL, NAME, REGRESSION, begin, make_site, serving
@@ -185,3 +185,14 @@ def test_a_download_draws_a_bar_on_a_terminal(tmp_path, server):
     command = [sys.executable, BIN / "fetch_weights.py", NAME, "--outdir", tmp_path / "weights", "--url", server.url]
     code, said = on_a_terminal(command)
     assert code == 0 and "100%|" in said
+
+
+@pytest.mark.nextflow
+def test_runs_with_work_folders_of_their_own_download_a_model_once(tmp_path, server):
+    write_fasta(tmp_path / "proteins.fasta", make_proteins([30]))
+    given = [*basic(tmp_path, NAME), "--weights_url", server.url]
+    for number in (1, 2):
+        run_pipeline(tmp_path, *given, "-work-dir", tmp_path / f"work{number}", "--outdir", f"results{number}")
+        assert server.asked == [f"/{MODEL}", f"/{REGRESSION}"]
+    assert content(tmp_path, "results1") == content(tmp_path, "results2")
+    assert all((tmp_path / "downloads" / path.rpartition("/")[2]).read_bytes() == (server.folder / path).read_bytes() for path in (MODEL, REGRESSION))
