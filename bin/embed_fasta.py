@@ -25,7 +25,7 @@ from protembed.atomic import replacing, write_text
 from protembed.cli import log, run
 from protembed.errors import BadOption
 from protembed.layout import INCLUDABLE
-from protembed.shapes import RANDOM
+from protembed.shapes import RANDOM, regression_beside
 from protembed.windows import POLICIES
 
 ONE_CHUNK = 1 << 50  # residues
@@ -106,7 +106,8 @@ def refuse_outputs(options: Options, output: Path) -> None:
     for path in (output, ledger_of(output)):
         if path.is_dir():
             raise BadOption(f"{path} is a folder; name another --output")
-    for path in map(Path, [*options.fasta, options.model]):
+    model = Path(options.model)
+    for path in [*map(Path, options.fasta), model, regression_beside(model)]:
         if path.resolve() in (output.resolve(), ledger_of(output).resolve()):
             raise BadOption(f"{path} is read; name another --output")
 

@@ -16,7 +16,7 @@ from protembed.atomic import replacing, sha256_of_file
 from protembed.cli import log, run
 from protembed.downloading import download
 from protembed.errors import BadWeights, Transient
-from protembed.shapes import RANDOM
+from protembed.shapes import RANDOM, regression_beside
 from protembed.weights import Description, describe, load_esm2, random_esm2, save_esm2, save_regression, shape_of
 
 URL = "https://dl.fbaipublicfiles.com/fair-esm"  # where esm/pretrained.py downloads from
@@ -54,7 +54,7 @@ def use_local_file(options: Options, outdir: Path) -> Description:
     source = Path(options.file or options.model)
     load_esm2(source)  # maps it and reads no tensor: what is no model is refused under its own name, and not copied
     copy(source, outdir / "model.pt")
-    beside = [place.with_name(place.stem + "-contact-regression.pt") for place in (source, Path(os.path.realpath(source)))]
+    beside = map(regression_beside, (source, Path(os.path.realpath(source))))
     regression = next(filter(Path.is_file, beside), None)
     if regression:
         copy(regression, outdir / "regression.pt")

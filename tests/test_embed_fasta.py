@@ -113,11 +113,15 @@ def test_bad_input_and_bad_options_are_one_line_and_a_code(tmp_path, hostile_pt)
     assert unknown.returncode == 66 and "did you mean esm2_t6_8M_UR50D?" in unknown.stderr
 
 
-@pytest.mark.parametrize("name, output", [("in.fasta", "in.fasta"), ("x.h5.ledger.tsv", "x.h5"), ("model.pt", "../here/model.pt")])
+WRITTEN_OVER = [("in.fasta", "in.fasta"), ("x.h5.ledger.tsv", "x.h5"), ("model.pt", "../here/model.pt")]
+
+
+@pytest.mark.parametrize("name, output", [*WRITTEN_OVER, ("model-contact-regression.pt", "model-contact-regression.pt")])
 def test_a_file_that_is_read_is_never_overwritten(tmp_path, name, output):
     (tmp_path / "here").mkdir()
     given = write_fasta(tmp_path / "here" / name, ["MKV"])
-    arguments = [write_fasta(tmp_path / "other.fasta", ["MKV"]), "--model", given] if name == "model.pt" else [given, "--model", "random:esm2_t6_8M_UR50D"]
+    other, model = write_fasta(tmp_path / "other.fasta", ["MKV"]), tmp_path / "here" / "model.pt"
+    arguments = [other, "--model", model] if name.startswith("model") else [given, "--model", "random:esm2_t6_8M_UR50D"]
     done = run_inside("embed_fasta.py", *arguments, "--output", tmp_path / "here" / output, "--weights_dir", tmp_path, check=False)
     assert done.returncode == 78 and f"{name} is read; name another --output" in done.stderr
     assert [path.name for path in (tmp_path / "here").iterdir()] == [name] and "MKV" in given.read_text()

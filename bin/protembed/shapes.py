@@ -4,6 +4,7 @@ Rates and times are of a fast device of its kind. On a slower one a chunk takes 
 less. Nothing here is measured at run time: equal input must give equal chunks on any machine. Standard library only.
 """
 
+from pathlib import Path
 from typing import Dict, NamedTuple, Tuple
 
 RANDOM = "random:"
@@ -66,3 +67,8 @@ def bounds_of_chunks(shape: Shape, device: str, residue_vectors: int, longest: f
     rate = DEVICES[device].flops / shape.flops_per_token
     most = min(MOST_RESIDUES, longest * rate, MOST_BYTES / (4 * shape.width * residue_vectors or 1))
     return int(max(LEAST_RESIDUES, min(LOADS_PER_CHUNK * start * rate, most))), int(max(LEAST_RESIDUES, most))
+
+
+def regression_beside(model: Path) -> Path:
+    """fair-esm's name for the contact regression of a model file, in its folder."""
+    return model.with_name(f"{model.stem}-contact-regression.pt")
