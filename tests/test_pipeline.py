@@ -101,10 +101,18 @@ def test_a_sequence_that_fails_leaves_all_others_done_and_the_run_failed(tmp_pat
     assert json.loads((tmp_path / "results" / "summary.json").read_text())["n_skipped"] == 1
 
 
-def test_the_demo_profile_runs_on_real_proteins(tmp_path, hostile_pt):
-    run = run_pipeline(tmp_path, "-profile", "demo", "--model", hostile_pt, "--weights_dir", tmp_path, "--chunk_residues", 60000)
+def test_the_demo_profile_runs_on_real_proteins_and_the_readmes_examples_read_its_result(tmp_path, hostile_pt, monkeypatch, capsys):
+    outdir = re.search(r"^OUTDIR +\?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]  # make demo's
+    given = ["--model", hostile_pt, "--weights_dir", tmp_path, "--chunk_residues", 60000, "--outdir", outdir]
+    run = run_pipeline(tmp_path, "-profile", "demo", *given)
     assert f"{len(list(read_fasta(DEMO_FASTA)))} of 324 records embedded" in run.output
     assert run.submitted()["EMBED_CHUNK"] >= 2
+    monkeypatch.chdir(tmp_path)
+    with_h5py, with_reader = ({}, {})
+    for example, names in zip(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL), (with_h5py, with_reader), strict=True):
+        exec(example, names)
+        assert "[" in capsys.readouterr().out
+    assert np.array_equal(with_reader["first_ten"], with_h5py["vectors"][:10]) and len(with_reader["dataset"]) == 324
 
 
 @pytest.mark.parametrize("parser", PARSERS)
