@@ -1,13 +1,16 @@
 """What nf-core's users expect beside the code: a description of each module, and pages that name what is there."""
 
+import csv
 import json
 import re
 import subprocess
 
+import jsonschema
 import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.nextflow import run_pipeline
 
 MODULES = sorted(path.parent for path in (ROOT / "modules").glob("*/main.nf") if re.search(r"^process ", path.read_text(), re.MULTILINE))
 HOOKS = [hook for source in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"] for hook in source["hooks"]]
@@ -60,3 +63,22 @@ def test_the_picture_of_the_pipeline_shows_every_step():
     assert {stop["name"] for stop in source["stops"] if stop["name"].isupper()} == {module.name.upper() for module in MODULES} - {
         "PLAN_RUN"
     }  # a run has no plan
+
+
+@pytest.mark.nextflow
+def test_the_example_of_a_samplesheet_is_read_and_has_the_form_that_the_schema_describes(tmp_path):
+    """And a name of a sample that one refuses, the other does."""
+    sheet, schema = ROOT / "assets" / "samplesheet.csv", json.loads((ROOT / "assets" / "schema_input.json").read_text())
+    parameter = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"]["input_output_options"]["properties"]["input"]
+    assert parameter["mimetype"] == "text/csv" and ROOT / parameter["schema"] == ROOT / "assets" / "schema_input.json"
+    form = jsonschema.Draft202012Validator(schema)
+    rows = list(csv.DictReader(sheet.open()))
+    form.validate(rows)
+    names = ["liver", "liver 2", "a,b", 'a"b', "a'b", "a$b", "a`b", "a\\b", "l-1.2_x"]
+    for number, name in enumerate(names):
+        (tmp_path / f"{number}.tsv").write_text("sample\tfasta\n" + "\t".join([f'"{name.replace(chr(34), 2 * chr(34))}"', str(sheet)]) + "\n")
+    (tmp_path / "names.yml").write_text(json.dumps(dict(names="\n".join(f"input={path}" for path in [sheet, *sorted(tmp_path.glob("*.tsv"))]))))
+    run = run_pipeline(tmp_path, "-params-file", "names.yml", main=ROOT / "tests" / "named" / "main.nf")
+    first, *others = re.findall(r"^input=\S+ -> (.*)$", run.output, re.MULTILINE)
+    assert first == f"[[fasta:{sheet.parent / rows[0]['fasta']}, sample:{rows[0]['sample']}]]"
+    assert [answer.startswith("refused") for answer in others] == [not form.is_valid([dict(sample=name, fasta="a.fasta")]) for name in names]
