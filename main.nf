@@ -10,7 +10,8 @@
 include { checkedParameters; codeDigest; exportToTasks; isLocalModel; watchTasksOnlyIfAsked } from './modules/parameters/main.nf'
 include { isAnswered } from './modules/help/main.nf'
 include { closingWords; labelled; openingWords; parsed } from './modules/console/main.nf'
-include { failureWords; lackHere } from './modules/failure/main.nf'
+include { failureWords } from './modules/failure/main.nf'
+include { lackHere; lackThere } from './modules/software/main.nf'
 include { oneTaskForEachGpu } from './modules/gpus/main.nf'
 include { checkpointAnchor; downloadAnchor; fusionIsOn; workFolder } from './modules/folders/main.nf'
 include { freshNotes; note; removeNotes } from './modules/progress/main.nf'
@@ -31,7 +32,7 @@ workflow {
         return
     }
     chosen = checkedParameters(params, "${projectDir}/nextflow_schema.json", workflow.commandLine)
-    lack   = lackHere(workflow)
+    lack   = lackHere(workflow, chosen)
     if( lack ) {
         error(lack)
     }
@@ -140,7 +141,7 @@ workflow {
             removeNotes(notes)
         }
         else {
-            log.info(failureWords(workflow))
+            log.info(failureWords(workflow, lackThere(workflow.errorReport ?: '', workflow)))
         }
         if( workflow.success && workflow.stats.succeedCount == 0 ) {
             log.info("everything was cached: ${workflow.stats.cachedCount} tasks of earlier runs, nothing computed")

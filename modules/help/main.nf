@@ -19,6 +19,7 @@ def allParameters(groups, manifest) {
     def lines = [
         "${bold("protembed ${manifest.version}")}: ${manifest.description}",
         '',
+        '    make images      # once, with Docker: the images are published nowhere (containers/README.md)',
         '    nextflow run main.nf -profile docker,gpu --input proteins.fasta --outdir results -resume',
         '',
         'Profiles (one dash, comma separated): where the software comes from: docker, podman, singularity, apptainer, venv;',
