@@ -133,6 +133,18 @@ def test_an_unknown_parameter_of_a_config_is_warned_of_and_one_that_was_typed_is
 
 
 @pytest.mark.nextflow
+def test_a_typed_parameter_that_a_config_reads_is_left_to_it(tmp_path, hostile_pt):
+    """Those of an institute: tests/test_profiles.py."""
+    (tmp_path / "site.config").write_text('params.project = null\nprocess.beforeScript = { "export PROJECT=${params.project}" }\n')
+    given = [*basic(tmp_path, hostile_pt), "--project", "lab7", "-stub-run"]
+    run = run_pipeline(tmp_path, *given, "-c", "site.config")
+    assert "WARN: --project is not a parameter of protembed: it is left to the config files" in run.output
+    assert "export PROJECT=lab7" in "".join(path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run"))
+    refused = run_pipeline(tmp_path, *given, check=False)
+    assert refused.code != 0 and "--project is not a parameter; did you mean" in refused.output and not refused.submitted()
+
+
+@pytest.mark.nextflow
 def test_a_parameter_that_comes_too_late_for_the_settings_made_of_it_is_warned_of(tmp_path, hostile_pt):
     """A config given by -c does, and under the second parser of 25.04 the command line. Where it is in time nothing is said."""
     (tmp_path / "late.config").write_text("params { publish_dir_mode = 'link'; image_dir = '/sif' }\n")

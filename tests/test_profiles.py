@@ -143,8 +143,9 @@ def institute(folder):
     """A folder like nf-core's configs, with one institute."""
     (folder / "conf").mkdir()
     (folder / "nfcore_custom.config").write_text('profiles { institute { includeConfig "${params.custom_config_base}/conf/institute.config" } }\n')
-    described = "config_profile_description = 'Ours'; config_profile_contact = 'us'; config_profile_url = 'https://us.example'; max_cpus = 8"
-    (folder / "conf" / "institute.config").write_text(f"params {{ {described} }}\nprocess {{ withLabel: process_gpu {{ queue = 'theirs' }} }}\n")
+    described = "config_profile_description = 'Ours'; config_profile_contact = 'us'; config_profile_url = 'https://us.example'; max_cpus = 8; project = null"
+    settings = "beforeScript = { \"export PROJECT=${params.project}\" }; withLabel: process_gpu { queue = 'theirs' }"
+    (folder / "conf" / "institute.config").write_text(f"params {{ {described} }}\nprocess {{ {settings} }}\n")
 
 
 def test_google_batch_gets_a_type_of_gpu_and_an_institute_has_the_last_word(tmp_path):
@@ -180,6 +181,18 @@ def test_a_task_gets_the_cores_that_would_idle_where_memory_is_for_one_task_only
     (tmp_path / "site.config").write_text(f"process {{ withLabel: process_embed {{ memory = {memory} }} }}\n")
     run = run_pipeline(tmp_path, "-c", "site.config", main=HEADERS)
     assert f"resources: {cpus} cpus" in run.output
+
+
+def test_a_parameter_that_an_institute_wants_is_left_to_its_config_and_one_of_ours_mistyped_is_still_refused(tmp_path, hostile_pt):
+    institute(tmp_path)
+    given = [*basic(tmp_path, hostile_pt), "--custom_config_base", tmp_path, "-profile", "institute", "--project", "lab7", "-stub-run"]
+    run = run_pipeline(tmp_path, *given)
+    assert "WARN: --project is not a parameter of protembed: it is left to the config files" in run.output
+    assert "export PROJECT=lab7" in "".join(path.read_text() for path in (tmp_path / "work").glob("*/*/.command.run"))
+    refused = run_pipeline(tmp_path, *given, "--max_token", 5, "--toks_per_batch", 5, "--resume", check=False)
+    assert refused.code != 0 and not refused.submitted()
+    for words in ("--max_token is not a parameter; did you mean --max_tokens?", "--toks_per_batch is not", "did you mean -resume?"):
+        assert words in refused.output
 
 
 def test_a_relative_folder_of_institutional_profiles_is_refused_with_the_reason(tmp_path):

@@ -1,6 +1,6 @@
 /* --help, --help PARAMETER and --version: nextflow_schema.json as a page to read. */
 
-include { declaredGroups; nearestTo } from '../parameters/main.nf'
+include { declaredGroups; nearestTo } from '../names/main.nf'
 include { bold } from '../console/main.nf'
 
 // Whether the user only asked something. The answer is on stdout then.

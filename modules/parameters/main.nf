@@ -1,21 +1,17 @@
 /* What main.nf needs before the first task: checked parameters, the digest of our code, the environment of tasks. */
 
-// The groups of nextflow_schema.json, in its order.
-def declaredGroups(schema_path) {
-    return new groovy.json.JsonSlurper().parse(file(schema_path))['$defs'].values().toList()
-}
+include { declaredGroups; distance; foreignNames } from '../names/main.nf'
 
-// Parameters as nextflow_schema.json declares them: unknown names that were typed, wrong types and values stop the run here.
+// Parameters as nextflow_schema.json declares them, and those that are left to config files: unknown names that were typed, wrong types
+// and values stop the run here.
 // Values from the command line are strings under the strict parser and guessed types under the old one; both are converted.
 def checkedParameters(given, schema_path, command) {
     def groups = declaredGroups(schema_path)
     def known = groups.collectEntries { group -> group.properties }
     def required = groups.collectMany { group -> group.required ?: [] }
-    def (typed, others) = given.keySet().findAll { name -> !known.containsKey(name) }.split { name -> isTyped(name, command) }
-    def faults = typed.collect { name -> unknownName(name, known, command) }
-    warnOfOthers(others.findAll { name -> !(name ==~ /(config_profile|custom_config)_.*/) }, known) // nf-core's configs describe themselves
+    def (left, faults) = foreignNames(given, known, command)
     faults += required.findAll { name -> given[name] == null }.collect { name -> "--${name} is required: ${known[name].description}" }
-    def chosen = [:]
+    def chosen = left.collectEntries { name -> [name, given[name]] }
     known.each { name, rule ->
         chosen[name] = given[name] == null ? null : converted(given[name], rule.type)
         faults += given[name] == null ? faultsOfNull(name, rule) : faultsOf(name, chosen[name], given[name], rule)
@@ -47,48 +43,6 @@ def warnOfHalfApplied(chosen, known) {
                 'or by -params-file, not in a config, and leave NXF_SYNTAX_PARSER at its default')
         }
     }
-}
-
-// Whether a parameter comes from this command line or its file of parameters. Others are a config file's, as an institute's for all
-// pipelines. Nextflow keeps no record of it; a file is searched for the name, whether it is YAML or JSON.
-def isTyped(name, command) {
-    def words = java.util.regex.Pattern.quote(name)
-    def found = (command =~ /\s-params-file[\s=]+(?:'([^']*)'|(\S+))/).findAll()
-    def path = found ? found[0][1] ?: found[0][2] : System.getenv('NXF_PARAMS_FILE')
-    def text = path ? file(path, glob: false).text : ''
-    return (command =~ "--(${words}|${kebabOf(name)})(?![\\w-])").find() || (text =~ "(?<![\\w-])${words}[\"']?\\s*:").find()
-}
-
-def warnOfOthers(names, known) {
-    names.sort().each { name ->
-        def nearest = nearestTo(name, known)
-        def hint = distance(name, nearest) <= 20 ? "; did it mean ${nearest}?" : ''
-        log.warn("a config file sets params.${name}, which is not a parameter here and changes nothing${hint}")
-    }
-}
-
-def kebabOf(name) {
-    return name.replaceAll(/([a-z])([A-Z])/) { _all, low, high -> "${low}-${high.toLowerCase()}" }
-}
-
-// Kebab-case and camelCase names are the same parameter to Nextflow, which may report both: say the one that was typed.
-def unknownName(name, known, command) {
-    def kebab = kebabOf(name)
-    def typed = "--${command.contains("--${kebab}") ? kebab : name}"
-    if( kebab in ['resume', 'profile', 'params-file', 'work-dir', 'w', 'stub', 'stub-run', 'bg', 'with-docker', 'with-singularity', 'with-apptainer', 'with-report'] ) {
-        return "${typed} is not a parameter; did you mean -${kebab}? Nextflow's own options have one dash"
-    }
-    return "${typed} is not a parameter; did you mean --${nearestTo(kebab.replace('-', '_'), known)}?"
-}
-
-// The parameter whose name, or name in other programs (aliases), is the most like a word.
-def nearestTo(word, known) {
-    return known.entrySet().min { entry -> ([entry.key] + (entry.value.aliases ?: [])).collect { candidate -> distance(word, candidate) }.min() }.key
-}
-
-// Edits (insert, delete, replace, swap neighbours) between two words, 10 for each.
-def distance(left, right) {
-    return org.codehaus.groovy.runtime.MethodRankHelper.damerauLevenshteinDistance(left.toList().toArray(), right.toList().toArray())
 }
 
 def converted(value, type) {
