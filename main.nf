@@ -7,7 +7,7 @@
  * only inputs are sure to be in the hash that -resume goes by; what changes no number travels in the environment.
  */
 
-include { checkedParameters; codeDigest; exportToTasks; isLocalModel; watchTasksOnlyIfAsked } from './modules/parameters/main.nf'
+include { checkedParameters; codeDigest; exportToTasks; isLocalModel; noteParameters; watchTasksOnlyIfAsked } from './modules/parameters/main.nf'
 include { isAnswered } from './modules/help/main.nf'
 include { closingWords; labelled; openingWords; parsed } from './modules/console/main.nf'
 include { failureWords } from './modules/failure/main.nf'
@@ -69,6 +69,7 @@ workflow {
         return
     }
 
+    noteParameters(chosen)
     FETCH_WEIGHTS(chosen.model, withRegressions(model_file), downloads, chosen.weights_url, code)
 
     recipe = chosen.subMap(['repr_layers', 'include', 'long_sequences', 'max_residues', 'on_failure'])

@@ -110,9 +110,19 @@ def exportToTasks(variables) {
 
 // Nextflow's trace makes the launcher of a task watch its memory, under `trap 'kill $mem_proc' ERR`: when the watcher is gone before the
 // task's own death is seen, that kill fails and the task ends with 1 instead of 137, which nobody retries (25.04.4; `make storm` found it).
-// The files of pipeline_info are not worth that; who asks for a trace himself gets one with cpu and memory.
+// The files of pipeline_info are not worth that; who asks for a trace himself, or for Seqera Platform, gets one with cpu and memory.
 def watchTasksOnlyIfAsked(command) {
-    nextflow.Global.session.statsEnabled = (command =~ /\s-with-(trace|report|timeline)\b/).find()
+    def session = nextflow.Global.session
+    session.statsEnabled = session.config.tower?.enabled || (command =~ /\s-with-(trace|report|timeline|tower)\b/).find()
+}
+
+// Beside Nextflow's own files of this run, for -params-file: what was given and what went by default.
+def noteParameters(chosen) {
+    def time = new java.util.Date().format('yyyy-MM-dd_HH-mm-ss')
+    def given = chosen.findAll { _name, value -> value != null }
+    def folder = file("${chosen.outdir}/pipeline_info", glob: false)
+    folder.mkdirs()
+    folder.resolve("params_${time}.json").text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(given)) + '\n'
 }
 
 def isLocalModel(model) {
