@@ -108,3 +108,12 @@ def test_clouds_and_buckets_need_a_nextflow_with_plugins_which_one_line_says(bar
     add(bare, "nextflow", "[ $1 = -v ] && echo 'nextflow version 25.10.0.10289' || echo called")
     own = subprocess.run([script, "run", *given.split()], env={"PATH": str(bare.path)}, capture_output=True, text=True)
     assert own.stdout == "called\n" and not own.stderr
+
+
+@pytest.mark.skipif(not (ROOT / "tools" / ".nextflow").exists(), reason="the Nextflow of this machine is not Maven's")
+def test_the_jars_are_resolved_with_one_line_and_no_codes_for_a_terminal(tmp_path):
+    for name in ("nextflow", "nextflow.pom.xml"):
+        shutil.copy(ROOT / "tools" / name, tmp_path)
+    done = subprocess.run([tmp_path / "nextflow", "-version"], capture_output=True, text=True)
+    assert done.returncode == 0 and "version 25.04.4" in done.stdout
+    assert done.stderr == "resolving Nextflow 25.04.4 with Maven, once\n"
