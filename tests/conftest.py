@@ -28,6 +28,7 @@ AMINO_ACIDS = dict(
     A=8.25, R=5.53, N=4.06, D=5.46, C=1.38, Q=3.93, E=6.72, G=7.07, H=2.27, I=5.91,
     L=9.65, K=5.80, M=2.41, F=3.86, P=4.74, S=6.65, T=5.36, W=1.10, Y=2.92, V=6.86,
 )  # fmt: skip
+FP32_BOUND = 2e-5  # relative L2 distance of a vector from fair-esm's
 torch.set_num_threads(2)
 
 

@@ -114,11 +114,19 @@ def workers(folder):
     return [pid for pid, argv, _ in processes(folder) if is_worker(argv)]
 
 
+def is_alive(pid):
+    """Whether a process runs or is held; a zombie is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def kill(pid):
     """SIGKILL; whether it hit a living process."""
+    alive = is_alive(pid)
     try:
-        alive = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
         os.kill(pid, signal.SIGKILL)
-    except (FileNotFoundError, ProcessLookupError):
+    except ProcessLookupError:
         return False
     return alive

@@ -17,7 +17,7 @@ from typing import Dict, List, NamedTuple, Tuple
 import torch
 
 from tests.crash_jobs import durable_batches, litter
-from tests.nextflow import Run, content, start_pipeline, wait_for
+from tests.nextflow import Run, content, is_alive, start_pipeline, wait_for
 
 
 class Place(NamedTuple):
@@ -147,11 +147,3 @@ def counted(output: str) -> Tuple[int, int]:
     """(sequences computed, taken from checkpoints) as the closing words say."""
     computed, reused = re.search(r"(\d+) sequences computed, (\d+) from checkpoints", output).groups()
     return int(computed), int(reused)
-
-
-def is_alive(pid: int) -> bool:
-    """A process that still runs or is held; a zombie is dead."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

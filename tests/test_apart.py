@@ -11,8 +11,7 @@ import pytest
 from protembed.beside import MOST_ORDERS, PIPE_BYTES, Here, apart
 from protembed.errors import BadInput, Killed
 from tests.conftest import BIN
-from tests.nextflow import wait_for
-from tests.phases import is_alive
+from tests.nextflow import is_alive, wait_for
 from tests.test_beside import buggy, on_a_full_disk, spoilt, suicidal
 
 

@@ -17,8 +17,7 @@ from protembed.beside import beside
 from protembed.errors import BadInput, Killed
 from tests.conftest import BIN, make_proteins, write_fasta
 from tests.kills import ECOLI_FASTA
-from tests.nextflow import wait_for
-from tests.phases import is_alive
+from tests.nextflow import is_alive, wait_for
 
 
 def three():

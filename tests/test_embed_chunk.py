@@ -1,8 +1,6 @@
 import gc
-import os
 import subprocess
 import sys
-import time
 import weakref
 
 import h5py
@@ -14,9 +12,9 @@ from protembed.chunk_file import open_chunk_file
 from protembed.esm2 import PackedESM2
 from protembed.layout import Flag
 from protembed.proteins import digest_of
-from tests.conftest import BIN, killed_after, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk
+from tests.conftest import BIN, FP32_BOUND, killed_after, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk
+from tests.nextflow import is_alive, wait_for
 
-FP32_BOUND = 2e-5
 LENGTHS = [1100, 700, 401, 333, 333, 200, 150, 90, 50, 50, 49, 20, 7, 3, 1]
 
 
@@ -139,13 +137,9 @@ def test_an_orphan_leaves_at_the_next_pack_and_keeps_what_it_has(tmp_path, weigh
     )
     parent = subprocess.Popen(["bash", "-c", f"{command} & echo $!; wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     worker = int(parent.stdout.readline())
-    while "of 150 sequences" not in parent.stderr.readline():
-        pass
+    assert any("of 150 sequences" in line for line in parent.stderr), "the worker ended before it had embedded anything"
     parent.kill()
-    deadline = time.monotonic() + 20
-    while os.path.exists(f"/proc/{worker}") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{worker}")
+    wait_for(lambda: not is_alive(worker))
     assert not list((tmp_path / "out").glob("*.h5"))
     embed(chunk, weights, tmp_path / "out", "--max-tokens", 502)
     (metrics,) = metrics_of(tmp_path / "out")

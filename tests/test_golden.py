@@ -6,7 +6,7 @@ from protembed.esm2 import PackedESM2
 from protembed.identity import NUMERICS
 from protembed.layout import vector_name
 from protembed.weights import load_esm2
-from tests.conftest import relative_l2
+from tests.conftest import FP32_BOUND, relative_l2
 from tests.golden import DATA, LAYERS
 
 MOVED = "numbers that were published have moved: find the cause; if it is meant, raise NUMERICS in identity.py and run python -m tests.golden"
@@ -22,4 +22,4 @@ def test_numbers_are_those_of_the_published_version(budget):
     assert golden["numerics"] == NUMERICS, MOVED
     for layer in LAYERS:
         ours = torch.cat([pack[vector_name(layer, "per_tok")] for pack in packs])
-        assert relative_l2(ours, golden[f"layer{layer}"]) <= 2e-5, MOVED
+        assert relative_l2(ours, golden[f"layer{layer}"]) <= FP32_BOUND, MOVED

@@ -13,9 +13,8 @@ from protembed.layout import Flag
 from protembed.proteins import digest_of, read_fasta
 from protembed.records import read_records
 from protembed.store import check_embeddings
-from tests.conftest import draw_lengths, make_proteins, reference_layers, relative_l2, run_inside, write_fasta
+from tests.conftest import FP32_BOUND, draw_lengths, make_proteins, reference_layers, relative_l2, run_inside, write_fasta
 
-FP32_BOUND = 2e-5
 ROW_BYTES = 4 * 128  # of conftest.hostile_esm2
 
 

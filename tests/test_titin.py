@@ -10,8 +10,8 @@ from protembed import esm2
 from protembed.allocation import free_memory
 from protembed.shapes import Shape
 from protembed.weights import random_esm2, save_esm2
-from tests.conftest import make_proteins, metrics_of, relative_l2, run_inside, write_chunk, write_fasta
-from tests.test_embed_chunk import FP32_BOUND, embed
+from tests.conftest import FP32_BOUND, make_proteins, metrics_of, relative_l2, run_inside, write_chunk, write_fasta
+from tests.test_embed_chunk import embed
 
 TITIN = 34350  # residues of UniProt's Q8WZ42
 

@@ -10,8 +10,8 @@ from protembed.layout import Flag
 from protembed.shapes import Shape
 from protembed.weights import random_esm2, save_esm2
 from protembed.windows import Pieces, window_count, window_starts
-from tests.conftest import killed_after, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk, write_fasta
-from tests.test_embed_chunk import FP32_BOUND, embed, only_h5, same_bits
+from tests.conftest import FP32_BOUND, killed_after, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk, write_fasta
+from tests.test_embed_chunk import embed, only_h5, same_bits
 
 SIZE = 100
 LAYERS = (0, 2, 3)
