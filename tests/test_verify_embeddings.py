@@ -1,10 +1,11 @@
 """VERIFY passes what is right and fails each way in which packed engines have been wrong, at their usual size."""
 
 import json
-import random
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,10 @@ from esm.model.esm2 import ESM2
 
 from protembed import esm2, pointwise
 from protembed.esm2 import PackedESM2
-from protembed.proteins import digest_of
-from protembed.sampling import Sampler
+from protembed.shapes import Shape
+from protembed.weights import describe, random_esm2, save_esm2
 from tests.conftest import BIN, draw_lengths, make_proteins, run_inside, write_fasta
+from verify_embeddings import Worst
 
 COUNT = 6
 
@@ -31,6 +33,10 @@ def split(tmp_path_factory):
 def embed_and_verify(split, weights, outdir, *options, check=True):
     for chunk in (split / "chunks").iterdir():
         run_inside("embed_chunk.py", chunk, "--weights", weights, "--outdir", outdir, "--repr-layers", "1,3", "--include", "mean,bos,per_tok", *options)
+    return verify(split, weights, outdir, check)
+
+
+def verify(split, weights, outdir, check=True):
     holding = [outdir / f"{name}.h5" for name in json.loads((split / "split.json").read_text())["sampled_chunks"]]
     return run_inside("verify_embeddings.py", *holding, "--sample", split / "sample.fasta", "--weights", weights, "--outdir", outdir, check=check)
 
@@ -39,6 +45,7 @@ def test_right_vectors_pass_and_the_figures_are_written(split, weights, tmp_path
     embed_and_verify(split, weights, tmp_path)
     verdict = json.loads((tmp_path / "verify.json").read_text())
     assert verdict["sequences"] == COUNT and verdict["binding"]
+    assert (verdict["bound_relative_l2"], verdict["bound_cosine"]) == (2e-5, 0.99999)
     assert set(verdict["worst"]) == {"mean", "bos", "per_tok"}
     assert all(0 < figure["relative_l2"] < 1e-5 and figure["cosine"] > 0.9999999 for figure in verdict["worst"].values())
 
@@ -101,32 +108,45 @@ def test_an_engine_with_a_peers_mistake_fails(split, weights, tmp_path, monkeypa
     assert "vectors of this run are not fair-esm's" in done.stderr
 
 
-def test_the_sample_is_the_longest_and_a_draw_that_depends_on_content_alone(split):
-    sequences = [record[1] for record in (entry.split("\n") for entry in (split / "sample.fasta").read_text()[1:].split("\n>"))]
-    given = make_proteins([*draw_lengths(40, 20, 300), 1200], seed=3)
-    assert len(sequences) == COUNT and len(sequences[0]) == 1200
-    assert sequences[1:] == sorted(given[:-1], key=digest_of)[: COUNT - 1]
+@pytest.fixture(scope="module")
+def moderate(tmp_path_factory):
+    """Weights whose attention is not sharper than that of learned ones, which the bounds of half precision are about."""
+    folder = tmp_path_factory.mktemp("moderate")
+    save_esm2(random_esm2(Shape(layers=3, width=128, heads=2), seed=7, sharpness=1.5), folder / "moderate.pt")
+    run_inside("fetch_weights.py", folder / "moderate.pt", "--outdir", folder / "weights")
+    return folder / "weights"
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 50])
-def test_any_count_can_be_drawn_in_any_order(count):
-    sequences = make_proteins(range(20, 50), seed=1)
-    drawn = []
-    for seed in range(5):
-        random.Random(seed).shuffle(sequences)
-        sampler = Sampler(count)
-        for sequence in sequences:
-            sampler.add(digest_of(sequence), sequence, "chunk")
-        drawn.append(list(sampler.chosen()))
-    assert len(drawn[0]) == min(count, 30) and all(other == drawn[0] for other in drawn)
-
-
-def test_half_precision_has_its_own_bound(split, weights, tmp_path):
-    done = embed_and_verify(split, weights, tmp_path, "--dtype", "bfloat16", check=False)
+@pytest.mark.parametrize("dtype, most, least", [("float16", 2e-3, 0.99999), ("bfloat16", 1.6e-2, 0.99936)])
+def test_each_half_precision_has_its_bounds_which_moderate_attention_keeps(split, moderate, tmp_path, dtype, most, least):
+    embed_and_verify(split, moderate, tmp_path, "--dtype", dtype)
     verdict = json.loads((tmp_path / "verify.json").read_text())
-    assert verdict["bound_relative_l2"] == 1.6e-2 and verdict["dtype"] == "bfloat16"
-    assert done.returncode == (69 if verdict["worst"]["per_tok"]["relative_l2"] > 1.6e-2 else 0)
-    assert verdict["worst"]["mean"]["relative_l2"] > 1e-4, "half precision was not used"
+    assert (verdict["dtype"], verdict["bound_relative_l2"], verdict["bound_cosine"], verdict["binding"]) == (dtype, most, least, True)
+    assert most / 1000 < verdict["worst"]["mean"]["relative_l2"] < verdict["worst"]["per_tok"]["relative_l2"] < most, "another precision was used"
+
+
+@pytest.mark.parametrize("dtype, most", [("float16", 2e-3), ("bfloat16", 1.6e-2)])
+def test_half_precision_beyond_its_bounds_fails_unless_weights_are_drawn_whose_vectors_mean_nothing(split, weights, tmp_path, dtype, most):
+    done = embed_and_verify(split, weights, tmp_path, "--dtype", dtype, check=False)
+    worst = json.loads((tmp_path / "verify.json").read_text())["worst"]["per_tok"]["relative_l2"]
+    assert done.returncode == 69 and worst > most and f"allowed with {dtype}: {most:.0e}" in done.stderr
+    shutil.copytree(weights, tmp_path / "drawn")
+    describe(weights / "model.pt", "random:hostile", "seed 7").write(tmp_path / "drawn")
+    verify(split, tmp_path / "drawn", tmp_path)
+    verdict = json.loads((tmp_path / "verify.json").read_text())
+    assert not verdict["binding"] and verdict["worst"]["per_tok"]["relative_l2"] == worst
+
+
+@pytest.mark.parametrize("spoilt", ["ours", "reference"])
+def test_a_figure_that_is_no_number_is_beyond_any_bound_and_stays_so(spoilt):
+    good, bad, worst = np.ones((2, 4)), np.ones((2, 4)), Worst()
+    bad[1] = np.nan
+    worst.take(good, torch.tensor(good))
+    assert not worst.is_beyond(2e-5, 0.99999)
+    worst.take(*((bad, torch.tensor(good)) if spoilt == "ours" else (good, torch.tensor(bad))))
+    worst.take(good, torch.tensor(good))
+    assert worst.is_beyond(2e-5, 0.99999) and worst.is_beyond(1e9, 0.0)
+    assert np.isnan([worst.relative_l2, worst.cosine]).all()
 
 
 def test_want_of_memory_for_fair_esm_is_a_sentence(split, weights, tmp_path, monkeypatch):
