@@ -1,14 +1,9 @@
-import threading
-import time
-
 import pytest
 import torch
 from xxhash import xxh3_128
 
-from protembed import committer as committer_module
 from protembed.batch import Batch, finite_rows
 from protembed.checkpoint import ChunkCheckpoint
-from protembed.committer import BackgroundCommitter
 from protembed.errors import Transient
 from protembed.layout import batch_path, marker_of
 
@@ -118,54 +113,6 @@ def test_a_folder_that_cannot_be_made_is_transient(tmp_path):
         ChunkCheckpoint(tmp_path, "identity", "chunk_1", 1)
 
 
-def test_commits_run_beside_the_work_but_never_two_behind():
-    running, most_running, done = [], [], []
-    release = threading.Event()
-
-    def slow(part, seconds):
-        running.append(part)
-        most_running.append(len(running))
-        release.wait(10)
-        running.remove(part)
-        done.append(part[0].rows.tolist())
-
-    with BackgroundCommitter(slow, seconds=0) as committer:
-        committer.add(batch([0]))  # returns at once
-        assert not done
-        threading.Timer(0.2, release.set).start()
-        started = time.monotonic()
-        committer.add(batch([1]))  # has to wait for the first
-        assert time.monotonic() - started > 0.1
-    assert (done, max(most_running)) == ([[0], [1]], 1)
-
-
-def test_no_more_than_the_limit_waits_for_the_disk(monkeypatch):
-    """What was handed over and is not durable: the waiting bytes, one commit on its way, and the pack that is too much."""
-    pack = batch([0])
-    limit = 4 * pack.nbytes
-    monkeypatch.setattr(committer_module, "MOST_BYTES_WAITING", limit)
-    added, durable, most, gate = [0], [0], [0], threading.Semaphore(0)
-
-    def slow(parts, seconds):
-        most[0] = max(most[0], added[0] - durable[0])
-        gate.acquire(timeout=10)
-        durable[0] += sum(part.nbytes for part in parts)
-
-    def let_go():
-        for _ in range(12):
-            time.sleep(0.02)
-            gate.release()
-
-    threading.Thread(target=let_go).start()
-    with BackgroundCommitter(slow, seconds=1000) as committer:
-        for _ in range(40):
-            added[0] += pack.nbytes
-            committer.add(pack)
-            most[0] = max(most[0], added[0] - durable[0])
-    assert durable[0] == added[0] == 40 * pack.nbytes
-    assert limit < most[0] <= 2 * limit + pack.nbytes
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
 def test_rows_with_a_number_that_is_not_finite_are_found_and_huge_ones_are_not_taken_for_them(value):
     values = torch.zeros(3, 4)
@@ -173,21 +120,6 @@ def test_rows_with_a_number_that_is_not_finite_are_found_and_huge_ones_are_not_t
     assert finite_rows(values).tolist() == [True, value == 3e38, True]
     values[1, :2] = torch.tensor([float("inf"), -float("inf")])
     assert finite_rows(values).tolist() == [True, False, True]
-
-
-def test_what_was_computed_is_committed_even_when_the_work_fails(checkpoint):
-    with pytest.raises(KeyboardInterrupt), BackgroundCommitter(checkpoint.commit, seconds=1000) as committer:
-        committer.add(batch([3]))
-        raise KeyboardInterrupt
-    assert rows_done(checkpoint) == [3]
-
-
-def test_a_failed_commit_is_not_forgotten():
-    def full(part, seconds):
-        raise Transient("disk full")
-
-    with pytest.raises(Transient, match="disk full"), BackgroundCommitter(full, seconds=0) as committer:
-        committer.add(batch([3]))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")], ids=repr)
