@@ -131,11 +131,9 @@ def drop(name):
     return change
 
 
-def set_attribute(name, value):
-    def change(file):
-        file.attrs[name] = value
-
-    return change
+def link_last_mean(file):
+    del file["embeddings"]
+    file["embeddings"] = file["representations/3/mean"]
 
 
 CANNOT_BE = {
@@ -144,11 +142,13 @@ CANNOT_BE = {
     "an unknown flag": (68, "a flag that format 1.0 does not have", put("flags", 2, 128)),
     "a repeat that is not flagged": (68, "row 14 is wrongly flagged, or not, as duplicate", put("flags", 14, 0)),
     "a cut that is not flagged": (68, "row 0 is wrongly flagged, or not, as truncated", put("flags", 0, 0)),
+    "windows that were none": (68, "row 5 is wrongly flagged, or not, as windowed", put("flags", 5, 8)),
+    "means of another layer": (68, "/embeddings is not the lowest layer's mean", link_last_mean),
     "no number": (68, "representations/3/per_tok holds a number that is not finite", put("representations/3/per_tok", 5, np.nan)),
     "a missing dataset": (68, "its recipe makes", drop("representations/3/mean")),
-    "rows that are not counted": (69, "rows are missing", set_attribute("n_skipped", 3)),
+    "rows that are not counted": (69, "rows are missing", lambda file: file.attrs.update(n_skipped=3)),
     "fewer rows than counted": (69, "16 rows, but n_records 17, n_embedded 17", lambda file: file.attrs.update(n_embedded=17, n_records=17)),
-    "a recipe of another identity": (67, "its recipe is not that of its identity", set_attribute("identity", "0" * 32)),
+    "a recipe of another identity": (67, "its recipe is not that of its identity", lambda file: file.attrs.update(identity="0" * 32)),
     "another format": (68, "format 2.0; this version reads 1.0", None),
 }
 

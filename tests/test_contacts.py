@@ -15,9 +15,11 @@ from protembed.layout import CONTACTS, Flag
 from protembed.reading import open_embeddings
 from protembed.store import check_embeddings
 from protembed.weights import load_esm2, save_esm2
-from tests.conftest import make_proteins, metrics_of, relative_l2, run_inside, write_chunk, write_fasta
+from tests.conftest import FP32_BOUND, make_proteins, metrics_of, relative_l2, run_inside, write_chunk, write_fasta
 from tests.nextflow import run_pipeline
-from tests.test_embed_chunk import FP32_BOUND, embed, only_h5, same_bits
+from tests.results import small_result
+from tests.test_check_h5 import refused, resealed
+from tests.test_embed_chunk import embed, only_h5, same_bits
 
 LENGTHS = [90, 300, 1, 2, 64, 65, 33, 90]
 
@@ -124,6 +126,14 @@ def test_embeddings_hold_the_matrices_and_the_ledger_says_who_has_none(tmp_path,
         assert distance(file["contacts"][start:end].reshape(64, 64), reference[4]) <= FP32_BOUND
 
 
+def test_offsets_of_matrices_that_are_not_square_are_refused(tmp_path, with_regression):
+    def change(file):
+        file["contact_offsets"][1] += 1
+
+    result = small_result(tmp_path, with_regression, "--include", "mean,contacts")
+    refused(68, "contact_offsets are not those of square matrices", resealed(result, tmp_path, change))
+
+
 def test_verify_notices_wrong_contacts(tmp_path, with_regression, sequences, monkeypatch):
     right = contacts._weighted
     monkeypatch.setattr(contacts, "_weighted", lambda part, weight: right(part, weight) * 1.001)
@@ -164,7 +174,7 @@ def test_contacts_in_windows_that_are_too_small_are_a_bad_option(tmp_path, with_
 @pytest.mark.nextflow
 def test_a_run_gives_windows_contacts_and_compression_to_the_steps_that_need_them(tmp_path, with_regression, sequences, reference):
     fasta = write_fasta(tmp_path / "in.fasta", [*make_proteins([1500], seed=2), *sequences])
-    options = ["--include", "mean,contacts", "--long_sequences", "window", "--compression", "gzip", "--verify", 4]
+    options = ["--include", "mean,contacts", "--long_sequences", "window", "--compression", "gzip", "--verify", 4, "--report", "false"]
     run = run_pipeline(tmp_path, "--input", fasta, "--model", with_regression.parent / "hostile.pt", "--weights_dir", tmp_path, *options)
     assert "9 of 9 records embedded" in run.output and "1 in windows" in run.output and "contacts within" in run.output
     with open_embeddings(tmp_path / "results" / "embeddings.h5", verify=True) as embeddings:

@@ -8,11 +8,13 @@ from protembed.embedding import Embedder
 from protembed.errors import Transient
 from protembed.esm2 import PackedESM2
 from protembed.layout import Flag
+from protembed.reading import open_embeddings
 from protembed.shapes import Shape
 from protembed.underway import Underway
 from protembed.weights import random_esm2, save_esm2
-from tests.conftest import make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk
-from tests.test_embed_chunk import FP32_BOUND, embed, only_h5
+from tests.conftest import FP32_BOUND, make_proteins, metrics_of, reference_layers, relative_l2, run_inside, write_chunk, write_fasta
+from tests.results import embed_all, merge_all
+from tests.test_embed_chunk import embed, only_h5
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +27,15 @@ def test_numbers_beyond_half_precision_are_computed_again_in_single(tmp_path, se
     model.layers[0].fc1.weight *= 3e5  # fc1's output leaves the range of float16 in every row
     save_esm2(model, tmp_path / "wild.pt", half=False)
     run_inside("fetch_weights.py", tmp_path / "wild.pt", "--outdir", tmp_path / "weights")
-    chunk = write_chunk(tmp_path / "chunk.fasta", sequences[4:7])
-    embed(chunk, tmp_path / "weights", tmp_path / "out", "--dtype", "float16", "--include", "mean,per_tok")
-    with open_chunk_file(only_h5(tmp_path / "out")) as stored:
+    fasta = write_fasta(tmp_path / "in.fasta", sequences[4:7])
+    (chunk,) = embed_all(tmp_path, tmp_path / "weights", fasta, "--dtype", "float16", "--include", "mean,per_tok")
+    with open_chunk_file(chunk) as stored:
         assert stored.flags.tolist() == [int(Flag.FP32_RERUN)] * 3
         for row, sequence in enumerate(sequences[4:7]):
             reference = reference_layers(model, sequence, [1])[1][1:-1]
             assert relative_l2(stored.vectors("representations/1/per_tok", [row]), reference) <= FP32_BOUND
+    with open_embeddings(merge_all(tmp_path, tmp_path / "weights", [chunk])) as embeddings:
+        assert embeddings.flags.tolist() == [16, 16, 16]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from protembed.errors import BadInput, BadOption, CorruptStore
 from protembed.exporting import accessions, dataset_names
 from tests.conftest import run_inside
+from tests.results import embed_all, merge_all
 
 
 def export(result, output, *arguments):
@@ -90,6 +91,14 @@ def test_accessions_are_those_of_uniprot_and_no_two_records_get_one_name():
     assert dataset_names(["a/b", "."]) == ["a_b", "_"]
     with pytest.raises(BadInput, match="a/b and a_b would both be called a_b"):
         dataset_names(["a/b", "a_b"])
+
+
+def test_records_are_called_by_their_accessions_when_that_is_asked_for_in_a_file_beside_the_result(weights, tmp_path):
+    (tmp_path / "in.fasta").write_text(">sp|P0AFK0|PMBA_ECOLI\nMKV\n>tr|A0A0|X_Y\nACDE\n")
+    result = merge_all(tmp_path, weights, embed_all(tmp_path, weights, tmp_path / "in.fasta"))
+    run_inside("export_h5.py", result, "--names", "accession")
+    with h5py.File(result.with_name("embeddings.per_accession.h5")) as file:
+        assert {name: file[name].attrs["original_id"] for name in file} == {"P0AFK0": "sp|P0AFK0|PMBA_ECOLI", "A0A0": "tr|A0A0|X_Y"}
 
 
 @pytest.mark.parametrize(
