@@ -29,14 +29,14 @@ def arguments(tmp_path_factory, hostile_pt):
     folder = tmp_path_factory.mktemp("input")
     fasta = write_fasta(folder / "proteins.fasta", make_proteins([50 + 2 * number for number in range(SEQUENCES)], seed=3) * COPIES)
     given = ["--input", fasta, "--model", hostile_pt, "--weights_dir", folder / "downloads", "--include", "mean,per_tok", "--repr_layers", "0,1,2,3"]
-    return [*given, "--chunk_residues", 100_000, "--max_tokens", 400, "--checkpoint_seconds", 0]
+    return [*given, "--chunk_residues", 100_000, "--max_tokens", 400, "--checkpoint_seconds", 0, "--report", "false"]
 
 
 @pytest.fixture
 def launch(tmp_path, arguments):
     """Parser -> a launch folder; whatever still runs there after the test is ended."""
     made = []
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts in the background deaf to it, and that is inherited
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts in the background deaf to it, and that is inherited
 
     def make(parser="v1"):
         made.append(Folder(tmp_path / "run", arguments, parser))
@@ -45,6 +45,7 @@ def launch(tmp_path, arguments):
     yield make
     for folder in made:
         folder.end_all()
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

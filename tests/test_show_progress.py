@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -99,11 +100,13 @@ def test_files_that_vanish_while_it_reads_do_no_harm(killed):
     thread = threading.Thread(target=come_and_go)
     thread.start()
     try:
-        counts = {len(read_progress(root, time.time())) for _ in range(500)}
+        counts, deadline = Counter(), time.monotonic() + 60
+        while (counts.total() < 500 or len(counts) < 2) and time.monotonic() < deadline:
+            counts[len(read_progress(root, time.time()))] += 1
     finally:
         stop.set()
         thread.join()
-    assert counts == {1, 2}
+    assert set(counts) == {1, 2}
 
 
 def test_a_folder_that_is_not_ours_is_refused_and_an_empty_one_is_no_error(tmp_path):
@@ -119,7 +122,7 @@ def test_a_run_is_shown_while_it_works_after_a_crash_and_is_cleared_away_at_its_
     save_esm2(random_esm2(Shape(12, 256, 4), seed=5), tmp_path / "slow.pt")
     fasta = write_fasta(tmp_path / "proteins.fasta", make_proteins([250] * 48, seed=4))
     given = ["--input", fasta, "--model", tmp_path / "slow.pt", "--weights_dir", tmp_path / "downloads", "--chunk_residues", 4000]
-    given += ["--checkpoint_seconds", 0, "--max_tokens", 1008]
+    given += ["--checkpoint_seconds", 0, "--max_tokens", 1008, "--report", "false"]
     (tmp_path / "one.config").write_text("process { withName: EMBED_CHUNK { maxForks = 1; cpus = 1 } }\n")
     given += ["-c", tmp_path / "one.config"]
     root = tmp_path / "work" / "checkpoints"
@@ -161,29 +164,10 @@ def test_the_live_table_on_a_terminal_ends_with_control_c(tmp_path):
     (tmp_path / NAME).write_text(CONTENT)
     pid, terminal = os.forkpty()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who started the tests may have been deaf to it, and that is inherited
         os.execv(str(BIN / "show_progress.py"), ["show_progress.py", str(tmp_path), "--seconds", "0.05"])
     said = b""
     while said.count(b"nothing to do") < 3:
         said += os.read(terminal, 4096)
     os.write(terminal, b"\x03")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-ODD = [None, -1, "many", [1], {"a": 1}, 0.5]
-
-
-@pytest.mark.parametrize("value", ODD, ids=repr)
-def test_values_of_another_kind_count_for_nothing_and_hide_no_other_chunk(tmp_path, value):
-    run, chunk = tmp_path / "runs" / "session", tmp_path / ("0" * 32) / ("chunk_" + "0" * 16)
-    run.mkdir(parents=True)
-    chunk.mkdir(parents=True)
-    names = ("sequences", "residues", "reused", "failed", "device", "identity")
-    (tmp_path / NAME).write_text(CONTENT)
-    (run / "chunk_1.metrics.json").write_text(json.dumps({"chunk": "chunk_1", **dict.fromkeys(names, value)}))
-    (run / "chunk_2.metrics.json").write_text(json.dumps({"chunk": value}))
-    (chunk / "attempt_00001.json").write_text(json.dumps(dict.fromkeys(names, value)))
-    (run / "split.json").write_text(json.dumps({"chunk_sizes": {"chunk_3": [7, 70], "chunk_4": value}}))
-    answer = shown(tmp_path)
-    assert answer["sequences"] == 7 and {"chunk_1", "chunk_3", chunk.name} <= {part["chunk"] for part in answer["by_chunk"]}
-    (run / "split.json").write_text(json.dumps({"chunk_sizes": value}))
-    assert shown(tmp_path)["sequences"] == 0
