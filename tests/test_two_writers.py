@@ -85,20 +85,20 @@ def test_a_writer_held_at_any_file_operation_while_another_finishes_goes_on_to_t
 
 
 def test_a_writer_stopped_until_the_other_has_finished_goes_on_to_the_same_result(tmp_path):
+    """The whole job, stopped as soon as so many batches are durable."""
     job = EmbedJob(tmp_path)
     golden, _ = result_of(job, tmp_path)
     for batches in range(5):
-        folder = tmp_path / f"stopped-{batches}"
+        folder, seen = tmp_path / f"stopped-{batches}", {}
         job.prepare(folder)
-        first = fork(lambda folder=folder: job.run(folder, "first"))
-        while len(durable_batches(folder)) < batches:
-            time.sleep(0.001)
-        os.kill(first, signal.SIGSTOP)
-        os.waitpid(first, os.WUNTRACED)
-        assert finish(lambda folder=folder: job.run(folder, "second")) == 0
-        seen = committed_files(folder)
-        os.kill(first, signal.SIGCONT)
-        assert exit_code_of(first) == 0
+
+        def second(folder=folder, seen=seen, batches=batches):
+            if not seen and len(durable_batches(folder)) == batches:
+                assert finish(lambda: job.run(folder, "second")) == 0
+                seen.update(committed_files(folder))
+
+        first = run_traced(lambda folder=folder: job.run(folder, "first"), folder, meanwhile=second)
+        assert first.exit_code == 0 and seen
         assert job.result(folder, "first") == job.result(folder, "second") == golden
         assert nothing_was_overwritten(seen, folder) and not litter(folder)
 
