@@ -15,7 +15,7 @@ from tests.conftest import DEMO_FASTA, draw_lengths, make_proteins, run_inside, 
 
 
 def split(tmp_path, fasta, *arguments, check=True):
-    return run_script("split_fasta.py", fasta, "--outdir", tmp_path / "out", *arguments, check=check)
+    return run_inside("split_fasta.py", fasta, "--outdir", tmp_path / "out", *arguments, check=check)
 
 
 def chunks_of(tmp_path):
@@ -53,7 +53,7 @@ def test_appended_records_change_the_last_chunks_and_an_inserted_block_its_neigh
 
     def chunks(sequences):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        run_inside("split_fasta.py", write_fasta(tmp_path / "a.fasta", sequences), "--outdir", tmp_path / "out", "--chunk-residues", 5000)
+        split(tmp_path, write_fasta(tmp_path / "a.fasta", sequences), "--chunk-residues", 5000)
         return list(dict.fromkeys(row.chunk for row in records_of(tmp_path)))
 
     before, appended, inserted = chunks(given), chunks([*given, *new]), chunks([*given[:500], *new, *given[500:]])
