@@ -124,6 +124,7 @@ def test_the_demo_keeps_its_checkpoints_on_the_host(engine, folder, hostile_pt):
     assert {path.stat().st_uid for path in batches(folder)} == {os.getuid()}
     header, *lines = [line.split("\t") for line in (folder / "trace.txt").read_text().splitlines()]
     memory = {row["name"]: row["peak_rss"] for row in (dict(zip(header, line)) for line in lines)}
+    assert (folder / "results" / "report.html").exists(), "without its image MULTIQC fails, and no run fails for that"
     assert len(memory) == 10 and not {"-", "0"} & set(memory.values()), f"ps measured nothing: {memory}"
 
 

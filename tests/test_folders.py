@@ -87,7 +87,10 @@ def test_without_checkpoints_a_killed_task_begins_anew_and_all_else_is_as_ever(t
     assert {chunk["reused"] for chunk in metrics_of(tmp_path / "work")} == {0}
     ended = [path.parent for path in tmp_path.glob("work/*/*/.exitcode") if path.read_text().strip() == "0"]
     assert ended and not [folder for folder in ended if (folder / "checkpoints").exists()], "a second copy of the vectors"
-    assert any("--longest-chunk '600'" in path.read_text() for path in tmp_path.glob("work/*/*/.command.sh"))
+    scripts = [path.read_text() for path in tmp_path.glob("work/*/*/.command.sh")]
+    assert any("--longest-chunk '600'" in script for script in scripts)
+    embedding = [script for script in scripts if "embed_chunk.py" in script]
+    assert embedding and all('--leave-when-orphaned --session "${PROTEMBED_SESSION}"' in script for script in embedding)
 
 
 @pytest.mark.nextflow
