@@ -40,7 +40,7 @@ def kill_report(folder: Path, options: Options) -> Dict[str, object]:
     golden.mkdir(), killed.mkdir()
     (folder / "two_workers.config").write_text(TWO_WORKERS)
     arguments = ["--input", ECOLI_FASTA, "--model", options.model, "--weights_dir", folder / "downloads", "--chunk_residues", options.chunk_residues]
-    arguments += ["--max_tokens", options.max_tokens, "--keep_checkpoints", "-c", folder / "two_workers.config"]
+    arguments += ["--max_tokens", options.max_tokens, "--keep_checkpoints", "--report", "false", "-c", folder / "two_workers.config"]
     with leaving_nothing(folder):
         started = time.monotonic()
         run_pipeline(golden, *arguments)

@@ -1,43 +1,18 @@
-"""What a run says at its start, while it works, at its end, and when it fails."""
+"""What a run says when it fails or cannot begin, and how it is coloured; test_resume.py has what it says when all goes well."""
 
 import os
-import re
 import shlex
 import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import make_proteins, write_fasta
+from tests.conftest import write_fasta
 from tests.nextflow import basic, command, environment, run_pipeline
 from tests.terminal import on_a_terminal
 
 pytestmark = pytest.mark.nextflow
 NO_PACKAGES = "say where the software comes from: -profile docker, podman, singularity or apptainer (images), or -profile venv after `make setup`"
-
-
-def labels(run):
-    """The number of chunks that the tasks' tags speak of -> [(number of the chunk, sequences)]."""
-    found = re.findall(r"process > EMBED_CHUNK \(chunk (\d+) of (\d+), (\d+) sequences, [\d.]+[kM]? residues\)", run.output)
-    return {of: sorted((int(number), int(count)) for number, total, count in found if total == of) for _, of, _ in found}
-
-
-def test_a_run_says_what_it_has_to_do_and_tags_count_without_being_part_of_what_is_cached(tmp_path, hostile_pt):
-    arguments = basic(tmp_path, hostile_pt)
-    first = run_pipeline(tmp_path, *arguments, parser="v2")
-    ((of, tags),) = labels(first).items()
-    assert "input    60 records, 60 different sequences of " in first.output and "0 repeat another, 0 are skipped" in first.output
-    assert re.search(rf"chunks   {of}, of \d+ to \d+ sequences", first.output)
-    assert "layers -1, mean, float32 on cpu" in first.output and "-resume was not given" in first.output
-    assert [number for number, _ in tags] == list(range(1, int(of) + 1)) and sum(count for _, count in tags) == 60
-    with open(tmp_path / "proteins.fasta", "a") as fasta:
-        fasta.writelines(f">more{number}\n{sequence}\n" for number, sequence in enumerate(make_proteins([150] * 40, seed=5)))
-    again = run_pipeline(tmp_path, *arguments, "-resume", parser="v2")
-    ((more, tags),) = labels(again).items()
-    assert int(more) > int(of) and len(tags) == int(more) and sum(count for _, count in tags) == 100
-    assert again.cached()["EMBED_CHUNK"] >= int(of) - 1  # another total in their tags, and yet from the cache
-    assert "chunks that earlier runs have finished are taken from the cache" in again.output
-    assert re.search(r"100 sequences computed, 0 from checkpoints, of them \d\d in finished chunks of earlier runs; \d+ tokens/s per task", again.output)
 
 
 def test_a_failed_run_says_why_and_the_command_that_goes_on(tmp_path, hostile_pt):
@@ -83,11 +58,3 @@ def test_colours_are_for_terminals_and_for_those_who_want_them(tmp_path, no_colo
     code, said = on_a_terminal(command("--help"), cwd=tmp_path, env=surroundings)
     assert code == 0 and "--max_tokens" in said
     assert ("\x1b[1m" in said) == coloured
-
-
-def test_in_the_c_locale_nextflow_writes_its_report_without_a_warning(tmp_path, hostile_pt, monkeypatch):
-    for name in ("LC_ALL", "LC_CTYPE", "LANG", "JAVA_TOOL_OPTIONS"):
-        monkeypatch.delenv(name, raising=False)
-    said = run_pipeline(tmp_path, *basic(tmp_path, hostile_pt), "-stub-run").output
-    assert "WARN" not in said and "Unmappable" not in said
-    assert list((tmp_path / "results").rglob("execution_report_*.html"))
