@@ -116,16 +116,21 @@ ASKED = {
 }
 
 
+ENGINES = {"lsf": ("", ""), "pbs": ("docker", " --gpus all "), "sge": ("podman", " --device nvidia.com/gpu=all ")}
+
+
 @pytest.mark.parametrize("profile", ASKED)
 def test_what_a_scheduler_is_asked_for_stands_in_the_launcher_of_the_task(tmp_path, profile):
     """There is no such scheduler here: the task cannot be submitted, but what would be is written."""
     given = ["--queue", "short", "--gpu_queue", "gpus", "--account", "lab", "--cluster_options", "-x y", "--gpu_type", "A100"]
-    run = run_pipeline(tmp_path, "-profile", f"gpu,{profile}", *given, "-process.errorStrategy", "terminate", main=HEADERS, check=False)
+    profiles = f"gpu,{profile},{ENGINES[profile][0]}".strip(",")
+    run = run_pipeline(tmp_path, "-profile", profiles, *given, "-process.errorStrategy", "terminate", main=HEADERS, check=False)
     assert run.code != 0
     (launcher,) = tmp_path.glob("work/*/*/.command.run")
     lines = launcher.read_text().splitlines()
     assert [wanted for wanted in ASKED[profile] if wanted not in lines] == []
     assert sum("select=" in line for line in lines) == (profile == "pbs")
+    assert ENGINES[profile][1] in launcher.read_text(), "the engine lets the GPU in"
 
 
 LARGE = [("v1", "random:esm2_t36_3B_UR50D", 24), ("v1", "esm2_t48_15B_UR50D", 80), ("v2", "/data/esm2_t36_3B_UR50D.pt", 24)]
