@@ -1,7 +1,6 @@
 """open_embeddings on a real result, and the examples of the README."""
 
 import pickle
-import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import torch
 from protembed import open_embeddings
 from protembed.errors import CorruptStore
 from tests.conftest import BIN, ROOT
-from tests.results import embed_all, merge_all
 
 
 @pytest.fixture
@@ -107,20 +105,6 @@ def test_torn_unfinished_and_foreign_files_are_refused_when_opened_and_changed_o
         file.attrs["complete"] = 0
     with pytest.raises(CorruptStore, match="not finished"):
         open_embeddings(bad)
-
-
-def test_the_examples_in_the_readme_read_a_real_file(tmp_path, weights, monkeypatch, capsys):
-    sequences = [">sp|P0AFK0|PMBA_ECOLI\nMKVLA\n", *(f">other{number}\nMKV{'A' * number}\n" for number in range(11))]
-    (tmp_path / "in.fasta").write_text("".join(sequences))
-    vectors = h5py.File(merge_all(tmp_path, weights, embed_all(tmp_path, weights, tmp_path / "in.fasta")))["embeddings"][:]
-    monkeypatch.chdir(tmp_path)
-    by_h5py, by_ours = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    exec(by_h5py, {})
-    names = {}
-    exec(by_ours, names)
-    assert capsys.readouterr().out.count(str(vectors[0])[:20]) == 2
-    assert np.array_equal(names["first_ten"], vectors[:10])
-    assert np.array_equal(names["dataset"][11][1].numpy(), vectors[11])
 
 
 def test_what_pip_installs_is_the_package_of_bin_and_reads_without_torch(tmp_path, result):
