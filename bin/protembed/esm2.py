@@ -133,7 +133,7 @@ class PackedESM2:
         vectors: Vectors = {}
         self._take(vectors, 0, stream_TD, pack)
         contacts = PackContacts(self.contacts, pack) if self.contacts else None
-        normed_TD = self.first_norm(stream_TD).to(self.dtype)
+        normed_TD = self.first_norm(stream_TD).to(self.dtype) if self.layers else None
         for number, layer in enumerate(self.layers, 1):
             stream_TD, normed_TD = layer(stream_TD, normed_TD, turns_T11c, pack, self._watched(contacts, number - 1))
             last = number == self.layer_count

@@ -25,8 +25,7 @@ def takeGpu() {
 }
 
 def devicesHere() {
-    def listing = new ProcessBuilder('bash', '-c', "source ${takeGpu()} && protembed_devices").start()
-    return listing.inputStream.text.readLines().size()
+    return ['bash', '-c', "source ${takeGpu()} && protembed_devices"].execute().text.readLines().size()
 }
 
 def executorOf(process) {
